@@ -1,0 +1,1 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each sets up its own virtual environment.

@@ -1,0 +1,1 @@
+"""Data files: stylesheets, themes, help texts, sample data. Read with ``importlib.resources``."""

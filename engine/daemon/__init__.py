@@ -1,0 +1,1 @@
+"""The engine process: lanes, sweep, socket, lifecycle."""

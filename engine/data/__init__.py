@@ -1,0 +1,1 @@
+"""Rows, formats and dataset versions."""

@@ -1,0 +1,1 @@
+"""The disposable dispatcher: Huey on SQLite, job ids only."""

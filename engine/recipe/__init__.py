@@ -1,0 +1,1 @@
+"""The recipe grammar: TOML in, a frozen plan out, or every mistake at once."""

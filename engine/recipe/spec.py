@@ -1,0 +1,42 @@
+"""The pydantic base of every kind's keys, and the small vocabulary its fields share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are errors, nothing changes after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Resources(Section):
+    """What a step may use. ``auto`` lets the engine decide from the estimate and the device."""
+
+    memory: str = "auto"
+    """``auto``, or an upper bound such as ``"12 GiB"``."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``gpu`` or a GPU's UUID."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads; 0: every core this job may use."""
+
+
+class StepSpec(Section):
+    """Base of the keys of one kind. ``kind`` discriminates; the fields belong to the kind."""
+
+    resources: Resources = Resources()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of every random generator of the step."""
+
+
+#: A model: registry ref ``name@stage`` or ``name@version``, packaged short name, local directory, GGUF
+#: file, hub id, or a reference to an earlier step's output such as ``${train.model}``.
+ModelRefStr = Annotated[str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "model"})]
+
+#: Data: a path, ``name@version``, or the short name of a bundled dataset (``house/train``).
+DataRefStr = Annotated[str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "data"})]
+
+Passthrough = dict[str, Any]

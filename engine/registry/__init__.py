@@ -1,0 +1,1 @@
+"""The signed local registry of artifacts."""

@@ -1,0 +1,1 @@
+"""The job store: jobs.db, the truth about every job."""

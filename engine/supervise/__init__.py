@@ -1,0 +1,1 @@
+"""Shim, locks and the life of one attempt's processes."""

@@ -1,0 +1,185 @@
+"""The one writer of stdout (results) and of stderr (narration and errors), and the exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Any, NoReturn
+
+from engine.errors import ModelOpsError
+
+
+class ExitCode(IntEnum):
+    """What the process's exit status means (the values of ``ModelOpsError.exit_status``)."""
+
+    OK = 0
+    ERROR = 1
+    BAD_INPUT = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    REFUSED = 5
+    INTEGRITY = 6
+    ENGINE_UNAVAILABLE = 7
+    OUT_OF_SPACE = 8
+    DOES_NOT_FIT = 9
+    JOB_FAILED = 10
+    MISSING_PART = 11
+    JOB_CANCELLED = 12
+    DETACHED = 130
+
+
+class Format(StrEnum):
+    """How a result is written to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def printable(text: object) -> str:
+    """``text`` with every control, bidi and other unprintable character made visible.
+
+    Names come from files and remotes; none of them may move the cursor or fool a reader.
+    """
+    out = []
+    for char in str(text):
+        category = unicodedata.category(char)
+        if char in "\n\t" or category not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            out.append(char)
+        else:
+            out.append(f"\\u{ord(char):04x}")
+    return "".join(out)
+
+
+class Output:
+    """Writes results and narration; every command uses the one instance ``out``."""
+
+    def __init__(self) -> None:
+        self.format = Format.TABLE
+        self.quiet = False
+
+    def choose(self, *, as_json: bool = False, jsonl: bool = False, as_csv: bool = False) -> None:
+        """Pick the format from a command's flags (the last true one wins; none keeps the table)."""
+        for chosen, wanted in ((Format.CSV, as_csv), (Format.JSONL, jsonl), (Format.JSON, as_json)):
+            if wanted:
+                self.format = chosen
+
+    # -- stdout -----------------------------------------------------------------------------------
+
+    def line(self, text: str = "") -> None:
+        """One line of result text."""
+        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.flush()
+
+    def raw(self, text: str) -> None:
+        """Text that must pass through unchanged (a log, a file's bytes as text)."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def json(self, value: Any) -> None:
+        """One JSON document."""
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def rows(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        titles: Mapping[str, str] | None = None,
+        empty: str = "",
+    ) -> None:
+        """Rows as a table, JSON array, JSON lines or CSV, by the chosen format.
+
+        Args:
+            columns: the keys shown in a table and in CSV (JSON writes every key).
+            rows: mappings; values are shown by ``str`` in tables, ``-`` for None.
+            titles: column headings where they differ from the key.
+            empty: what stderr says when there is no row (the empty state: what to do next).
+        """
+        items = list(rows)
+        if self.format is Format.JSON:
+            self.json(items)
+        elif self.format is Format.JSONL:
+            for item in items:
+                sys.stdout.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
+        elif self.format is Format.CSV:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(items)
+            sys.stdout.write(buffer.getvalue())
+        elif items:
+            self._table(columns, items, titles or {})
+        elif empty:
+            self.say(empty)
+
+    def record(self, value: Mapping[str, Any]) -> None:
+        """One thing, as ``key  value`` lines or as JSON."""
+        if self.format is not Format.TABLE:
+            self.json(dict(value))
+            return
+        width = max((len(key) for key in value), default=0)
+        for key, item in value.items():
+            if isinstance(item, (dict, list)):
+                item = json.dumps(item, ensure_ascii=False, default=str)
+            self.line(f"{key:<{width}}  {'-' if item is None else item}")
+
+    def _table(self, columns: Sequence[str], items: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> None:
+        head = [titles.get(column, column) for column in columns]
+        body = [["-" if item.get(c) is None else printable(item[c]).replace("\n", " ") for c in columns] for item in items]
+        widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(columns))]
+        numeric = [all(_numeric(item.get(c)) for item in items) for c in columns]
+        for row in [head, *body]:
+            cells = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
+            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+    # -- stderr -----------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Narration: what is being done, what to do next."""
+        if not self.quiet:
+            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.flush()
+
+    def status(self, text: str) -> None:
+        """A line that replaces itself on a terminal and is dropped elsewhere."""
+        if sys.stderr.isatty() and not self.quiet:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            sys.stderr.write("\r\x1b[K" + printable(text).replace("\n", " ")[:width])
+            sys.stderr.flush()
+
+    def status_end(self) -> None:
+        """Leave the status line behind and go on below it."""
+        if sys.stderr.isatty() and not self.quiet:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+    def error(self, error: ModelOpsError) -> None:
+        """``error: what``, its reason and its hint; JSON on stdout as well under ``--json``."""
+        if self.format is not Format.TABLE:
+            self.json({"error": error.to_json()})
+        sys.stderr.write(f"error: {printable(error.what)}\n")
+        if error.why:
+            sys.stderr.write(f"  {printable(error.why)}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {printable(error.hint)}\n")
+        sys.stderr.flush()
+
+    def fail(self, error: ModelOpsError) -> NoReturn:
+        """Show ``error`` and leave with its exit status."""
+        self.error(error)
+        sys.exit(error.exit_status)
+
+
+def _numeric(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+out = Output()

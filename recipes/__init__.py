@@ -1,0 +1,1 @@
+"""What jobs do: one folder a kind (schema, run function, ready TOML files)."""
