@@ -31,13 +31,14 @@ API_VERSION = 1
 class Kind:
     """A step kind: its schema and the names of the functions that do the work.
 
-    ``run`` is ``"module:function"``, called as ``run(ctx: StepContext) -> StepResult`` in the worker.
-    ``check`` is ``"module:function"``, called as ``check(spec, CheckContext) -> list[Problem]`` before
-    submit: files exist, models resolve, settings agree. It must not import torch and must be quick.
+    ``run`` is ``"module:function"``, called as ``run(ctx: StepContext) -> StepResult`` in the
+    worker. ``check`` is ``"module:function"``, called as ``check(spec, CheckContext) ->
+    list[Problem]`` before submit: files exist, models resolve, settings agree. It must not import
+    torch and must be quick.
     ``estimate`` is ``"module:function"``, called as ``estimate(spec, context) -> Estimate``.
     ``actions`` are named functions a service process offers to the CLI and the screens
     (see ``engine.service``), each ``"module:function"``.
-    ``outputs`` names what a step of this kind returns: ``"artifact"`` or ``"number"`` or ``"text"``.
+    ``outputs`` names what a step of this kind returns: ``"artifact"``, ``"number"`` or ``"text"``.
     """
 
     name: str
@@ -82,8 +83,12 @@ class KindRegistry:
             return self.kinds[name]
         for broken in self.broken:
             if broken.name == name:
-                raise NotFound(f"kind {name!r} could not be loaded", why=f"{broken.plugin}: {broken.reason}")
-        raise NotFound(f"there is no kind {name!r}", why=f"known kinds: {', '.join(sorted(self.kinds))}")
+                raise NotFound(
+                    f"kind {name!r} could not be loaded", why=f"{broken.plugin}: {broken.reason}"
+                )
+        raise NotFound(
+            f"there is no kind {name!r}", why=f"known kinds: {', '.join(sorted(self.kinds))}"
+        )
 
 
 @cache
@@ -99,13 +104,21 @@ def load_kinds() -> KindRegistry:
             broken.append(BrokenKind(point.name, plugin, f"{type(error).__name__}: {error}"))
             continue
         if not isinstance(kind, Kind):
-            broken.append(BrokenKind(point.name, plugin, f"{point.value} is not an engine.kinds.Kind"))
+            broken.append(
+                BrokenKind(point.name, plugin, f"{point.value} is not an engine.kinds.Kind")
+            )
         elif kind.api_version != API_VERSION:
             broken.append(
-                BrokenKind(point.name, plugin, f"made for plugin API {kind.api_version}, this is {API_VERSION}")
+                BrokenKind(
+                    point.name,
+                    plugin,
+                    f"made for plugin API {kind.api_version}, this is {API_VERSION}",
+                )
             )
         elif kind.name in kinds and kinds[kind.name] is not kind:
-            broken.append(BrokenKind(kind.name, plugin, "another plugin already provides this kind"))
+            broken.append(
+                BrokenKind(kind.name, plugin, "another plugin already provides this kind")
+            )
         else:
             kinds[kind.name] = kind
     return KindRegistry(kinds, tuple(broken))
@@ -130,7 +143,11 @@ def code_version(kind: Kind) -> str:
         if spec is None:
             continue
         places = list(spec.submodule_search_locations or [])
-        files = [f for place in places for f in Path(place).rglob("*.py")] if places else [Path(spec.origin or "")]
+        files = (
+            [f for place in places for f in Path(place).rglob("*.py")]
+            if places
+            else [Path(spec.origin or "")]
+        )
         for file in sorted(f for f in files if f.is_file()):
             digest.update(file.name.encode())
             digest.update(file.read_bytes())

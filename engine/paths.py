@@ -13,7 +13,7 @@ ENV_HOME = "MODELOPS_HOME"
 
 
 def default_state_dir() -> Path:
-    """``$MODELOPS_HOME``, else ``$XDG_STATE_HOME/modelops-tui``, else ``~/.local/state/modelops-tui``."""
+    """``$MODELOPS_HOME``, or ``modelops-tui`` under ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     explicit = os.environ.get(ENV_HOME)
     if explicit:
         return Path(explicit).expanduser().absolute()

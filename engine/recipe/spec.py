@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 class Section(BaseModel):
     """A table of a recipe: unknown keys are errors, nothing changes after validation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Resources(Section):
@@ -34,9 +36,13 @@ class StepSpec(Section):
 
 #: A model: registry ref ``name@stage`` or ``name@version``, packaged short name, local directory, GGUF
 #: file, hub id, or a reference to an earlier step's output such as ``${train.model}``.
-ModelRefStr = Annotated[str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "model"})]
+ModelRefStr = Annotated[
+    str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "model"})
+]
 
 #: Data: a path, ``name@version``, or the short name of a bundled dataset (``house/train``).
-DataRefStr = Annotated[str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "data"})]
+DataRefStr = Annotated[
+    str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "data"})
+]
 
 Passthrough = dict[str, Any]

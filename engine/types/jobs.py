@@ -8,7 +8,7 @@ from typing import Any
 
 
 class JobState(StrEnum):
-    """The states of a job (DESIGN: queued, running, stopping, succeeded, failed, cancelled, paused)."""
+    """The states of a job; queued, running, stopping and paused ones are not over yet."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -76,11 +76,21 @@ class StepContext:
 
         See ARCHITECTURE.md ("Events") for the types and their fields.
         """
-        record = {"t": round(time.time(), 3), "attempt": self.attempt, "step": self.step, "type": event_type, **fields}
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode()
+        record = {
+            "t": round(time.time(), 3),
+            "attempt": self.attempt,
+            "step": self.step,
+            "type": event_type,
+            **fields,
+        }
+        line = (
+            json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        ).encode()
         if self._events_fd is None:
             path = self.paths.job_events(self.job_id)
-            self._events_fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._events_fd = os.open(
+                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         os.write(self._events_fd, line)
 
     def phase(self, name: str) -> None:
@@ -88,7 +98,7 @@ class StepContext:
         self.event("phase", name=name)
 
     def progress(self, done: float, total: float | None, unit: str, **fields: Any) -> None:
-        """Report how far the step is (``unit``: steps, tokens, files, bytes); at most a few a second."""
+        """Report how far the step is (unit: steps, tokens, files, bytes), a few times a second."""
         self.event("progress", done=done, total=total, unit=unit, **fields)
 
     def note(self, text: str, level: str = "info") -> None:
@@ -110,7 +120,7 @@ class StepContext:
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Where checkpoints live: ``checkpoint-<n>`` folders, complete ones carry ``complete.json``."""
+        """Home of the ``checkpoint-<n>`` folders; complete ones carry ``complete.json``."""
         return self.work_dir / "checkpoints"
 
     def registry(self) -> Registry:

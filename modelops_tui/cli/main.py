@@ -66,11 +66,16 @@ def _assemble() -> None:
 def root(
     ctx: typer.Context,
     state: Annotated[
-        str | None, typer.Option("--state", help="State directory (default: $MODELOPS_HOME).", metavar="DIR")
+        str | None,
+        typer.Option("--state", help="State directory (default: $MODELOPS_HOME).", metavar="DIR"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration on stderr.")] = False,
-    ascii_only: Annotated[bool, typer.Option("--ascii", help="Draw the screens with ASCII only.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Show the workbench in a browser (loopback, token).")] = False,
+    ascii_only: Annotated[
+        bool, typer.Option("--ascii", help="Draw the screens with ASCII only.")
+    ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show the workbench in a browser (loopback, token).")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
 ) -> None:
     """Options that come before the command."""

@@ -111,7 +111,9 @@ class Output:
                 sys.stdout.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
         elif self.format is Format.CSV:
             buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
+            writer = csv.DictWriter(
+                buffer, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(items)
             sys.stdout.write(buffer.getvalue())
@@ -131,13 +133,21 @@ class Output:
                 item = json.dumps(item, ensure_ascii=False, default=str)
             self.line(f"{key:<{width}}  {'-' if item is None else item}")
 
-    def _table(self, columns: Sequence[str], items: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> None:
+    def _table(
+        self, columns: Sequence[str], items: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+    ) -> None:
         head = [titles.get(column, column) for column in columns]
-        body = [["-" if item.get(c) is None else printable(item[c]).replace("\n", " ") for c in columns] for item in items]
+        body = [
+            ["-" if item.get(c) is None else printable(item[c]).replace("\n", " ") for c in columns]
+            for item in items
+        ]
         widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(columns))]
         numeric = [all(_numeric(item.get(c)) for item in items) for c in columns]
         for row in [head, *body]:
-            cells = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
+            cells = [
+                c.rjust(w) if right else c.ljust(w)
+                for c, w, right in zip(row, widths, numeric, strict=True)
+            ]
             sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
     # -- stderr -----------------------------------------------------------------------------------
