@@ -40,7 +40,10 @@ USER_INTERFACE = ("textual", "rich", "typer")
 
 def loaded(code: str, *, env: dict[str, str] | None = None) -> set[str]:
     """Top-level names in ``sys.modules`` after ``code`` ran in a fresh interpreter."""
-    script = f"{code}\nimport json, sys\nprint('@@' + json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    script = (
+        f"{code}\nimport json, sys\n"
+        "print('@@' + json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

@@ -74,7 +74,8 @@ def test_the_changelog_knows_this_version() -> None:
 def test_no_machine_path_in_tracked_files() -> None:
     hostile = re.compile(r"(?<![\w./~-])/(?:work|farm|root|opt/wheels)/[A-Za-z.]")
     found = []
-    for place in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs", "scripts", "engine", "recipes"):
+    pages = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+    for place in (*pages, "docs", "scripts", "engine", "recipes", "screens", "benchmarks"):
         base = ROOT / place
         for file in [base] if base.is_file() else base.rglob("*"):
             if file.suffix in {".py", ".md", ".sh", ".toml"} and hostile.search(file.read_text()):
