@@ -1,8 +1,8 @@
 """A real, random Llama of 1.4 million parameters with its own BPE tokenizer and a chat template.
 
-It is built in about two seconds and behaves like a model in every way but quality: it trains, merges,
-converts to GGUF and generates. Every column count is divisible by 256, so that K-quants apply.
-The tokenizer splits as SmolLM2's does (single digits, byte level), which llama.cpp calls ``smollm``.
+It is built in about two seconds and behaves like a model in every way but quality: it trains,
+merges, converts to GGUF and generates. Every column count is divisible by 256, so that K-quants
+apply. The tokenizer splits as SmolLM2's does (single digits, byte level): llama.cpp's ``smollm``.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def chat_rows(count: int, start: int = 0) -> list[dict[str, Any]]:
                 {"role": "user", "content": f"What about {TOPICS[i % len(TOPICS)]}, number {i}?"},
                 {
                     "role": "assistant",
-                    "content": f"Number {i}: you may use {TOPICS[i % len(TOPICS)]} {i % 9 + 1} times.",
+                    "content": f"Number {i}: you may use {TOPICS[i % len(TOPICS)]}.",
                 },
             ]
         }
