@@ -52,6 +52,8 @@ class Kind:
     estimate: str | None = None
     actions: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = False
+    shares: bool = False
+    """Long-lived (a server): holds a declared share of a device's memory, not its lane's turn."""
     code: tuple[str, ...] = ()
     """Extra modules (beside the kind's own package) whose source is part of the memo key."""
     api_version: int = API_VERSION

@@ -88,6 +88,8 @@ class StepView:
     ended: float | None
     params: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    report: tuple[dict[str, Any], ...] = ()
+    """Tables the step left for its reader: ``{"title", "columns", "rows", "notes"}`` each."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Files that are either whole or not there: write, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write ``data`` under a temporary name, fsync it, rename it to ``path``, fsync the folder."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    partial.rename(path)
+    sync_folder(path.parent)
+
+
+def write_json_durably(path: Path, value: Any) -> None:
+    """``write_durably`` of a JSON document."""
+    write_durably(path, json.dumps(value, ensure_ascii=False, default=str).encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, or None when there is no such file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    value: dict[str, Any] = json.loads(data)
+    return value
