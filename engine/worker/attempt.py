@@ -1,0 +1,186 @@
+"""One attempt from ``spec.json`` to ``result.json``: what the worker process does around the step."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadInput, ModelOpsError
+from engine.kinds import Kind, code_version, load_function, load_kinds
+from engine.paths import StatePaths
+from engine.supervise.crash import crash_point
+from engine.supervise.durable import read_json, write_json_durably
+from engine.worker.context import StepContext, StepResult, Stopped
+
+_ENV_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+#: How much likelier than others the kernel's OOM killer picks the worker (-1000 to 1000).
+OOM_SCORE_ADJ = 600
+
+
+def run_attempt(folder: Path, stop: threading.Event) -> None:
+    """Run the step of ``folder/spec.json`` and write ``result.json``, whatever happens in it."""
+    spec = read_json(folder / "spec.json")
+    if spec is None:
+        raise SystemExit(f"there is no spec.json in {folder}")
+    prefer_for_oom_kill()
+    result = attempt_result(spec, stop)
+    crash_point("worker.before-result")
+    write_json_durably(folder / "result.json", {"attempt": spec["attempt"], **result})
+    crash_point("worker.after-result")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # threads and native finalizers of big libraries may hang or crash here: all is written
+    os._exit(0)
+
+
+def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+    """The body of ``result.json``: ``state`` is succeeded, failed or stopped."""
+    context: StepContext | None = None
+    try:
+        kind = load_kinds().get(spec["kind"])
+        context = make_context(spec, kind, stop)
+        context.event("begun", state="running", reason=spec.get("reason", ""))
+        crash_point("worker.begun")
+        value = load_function(kind.run)(context)
+        crash_point("worker.ran")
+        return {**_succeeded(kind, value), "peak_memory_bytes": peak_device_memory()}
+    except Stopped as stopped:
+        return {"state": "stopped", "error": stopped.to_json()}
+    except ModelOpsError as error:
+        sys.stderr.write(f"error: {error.what}\n")
+        for text in (error.why, error.hint and f"hint: {error.hint}"):
+            if text:
+                sys.stderr.write(f"  {text}\n")
+        return {"state": "failed", "error": error.to_json()}
+    except Exception as error:  # noqa: BLE001  a step may raise anything: the log keeps the trace
+        traceback.print_exc()
+        return {"state": "failed", "error": _unexpected(spec, error)}
+
+
+def _succeeded(kind: Kind, value: object) -> dict[str, Any]:
+    if not isinstance(value, StepResult):
+        raise TypeError(f"{kind.run} returned {type(value).__name__}, not a StepResult")
+    unknown = sorted(set(value.outputs) - set(kind.outputs))
+    if unknown:
+        raise TypeError(f"{kind.run} returned outputs its kind does not name: {unknown}")
+    return {
+        "state": "succeeded",
+        "outputs": _plain(dict(value.outputs)),
+        "report": _plain([dict(table) for table in value.report]),
+        "code_version": code_version(kind),
+    }
+
+
+def _unexpected(spec: Mapping[str, Any], error: Exception) -> dict[str, str]:
+    text = str(error).strip().splitlines()
+    return {
+        "code": "error",
+        "what": f"step {spec['step']!r} failed with {type(error).__name__}",
+        "why": text[0][:500] if text else "",
+        "hint": f"`modelops-tui jobs log {spec['job_id']}` shows the traceback",
+    }
+
+
+def make_context(spec: Mapping[str, Any], kind: Kind, stop: threading.Event) -> StepContext:
+    """The step's context; parameters are validated again, with secrets from the environment.
+
+    Raises:
+        BadInput: a variable is not set, or a filled-in value does not fit the kind's schema.
+    """
+    from pydantic import ValidationError
+
+    try:
+        params = kind.model.model_validate(resolve_env(spec["params"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(
+            f"step {spec['step']!r}: the value of {where or 'its parameters'} is not valid",
+            why=str(first["msg"]),
+            hint="an earlier step's output may be of another type than this key expects",
+        ) from error
+    paths = StatePaths(Path(spec["home"]))
+    recipe_dir = spec.get("recipe_dir")
+    return StepContext(
+        job_id=spec["job_id"],
+        job_name=spec["job_name"],
+        step=spec["step"],
+        attempt=spec["attempt"],
+        kind=spec["kind"],
+        params=params,
+        paths=paths,
+        work_dir=Path(spec["work_dir"]),
+        recipe_sha256=spec["recipe_sha256"],
+        recipe_dir=Path(recipe_dir) if recipe_dir else None,
+        threads=spec["threads"],
+        device=spec["device"],
+        step_key=spec["step_key"],
+        _stop=stop,
+    )
+
+
+def resolve_env(value: Any) -> Any:
+    """``value`` with every ``${env:NAME}`` replaced, at any depth.
+
+    Raises:
+        BadInput: the variable is not set in this environment.
+    """
+    if isinstance(value, str):
+        return _ENV_REFERENCE.sub(_variable, value)
+    if isinstance(value, list):
+        return [resolve_env(item) for item in value]
+    if isinstance(value, dict):
+        return {key: resolve_env(item) for key, item in value.items()}
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name = match.group(1)
+    if name not in os.environ:
+        raise BadInput(
+            f"the environment variable {name} is not set",
+            why="the recipe refers to it, and the engine that runs the job does not have it",
+            hint=f"export {name}, then `modelops-tui engine restart` and retry the job",
+        )
+    return os.environ[name]
+
+
+def prefer_for_oom_kill() -> None:
+    """Let the kernel take this process first when memory runs out: it can resume, others can't."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(OOM_SCORE_ADJ))
+    except OSError as error:
+        sys.stderr.write(f"note: oom_score_adj could not be raised: {error}\n")
+
+
+def peak_device_memory() -> int | None:
+    """Peak bytes torch had allocated on the GPU, when torch was used on one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_reserved())
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON allows it: NaN and infinities become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    if hasattr(value, "item"):
+        # a numpy or torch scalar
+        return _plain(value.item())
+    return str(value)
