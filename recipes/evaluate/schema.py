@@ -23,7 +23,7 @@ class EvaluateSpec(StepSpec):
     data: DataRefStr = "house/heldout"
     """Held-out rows: perplexity of the assistant's turns, and the references of the metrics."""
     format: DataFormat = "auto"
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Renames columns to the names the format expects."""
     neutral: DataRefStr | None = "neutral"
     """Plain text that has nothing to do with the training: rising perplexity means forgetting."""
@@ -32,7 +32,7 @@ class EvaluateSpec(StepSpec):
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] = 1024
     """Tokens per row; longer rows are cut and counted."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
-    metrics: list[Metric] = []
+    metrics: list[Metric] = Field(default_factory=list)
     """Scores of generated answers against the rows' own answers."""
     json_schema: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Path of a JSON Schema that answers must satisfy (metric ``json_schema``)."""

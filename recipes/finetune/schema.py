@@ -1,4 +1,4 @@
-"""The keys of a ``finetune`` step. Ranges are the widest that make sense, so that slips are caught."""
+"""The keys of a ``finetune`` step. Ranges are the widest that make sense: slips are caught."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FinetuneData(Section):
     """Where ``eval`` is not given: the fraction of ``train`` set aside (0: none)."""
     format: DataFormat = "auto"
     """How the rows are read; ``auto`` looks at them."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Renames columns to the names the format expects: ``{ instruction = "question" }``."""
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] | Literal["auto"] = 1024
     """Tokens per row; ``auto``: the longest row that fits the memory."""
@@ -131,7 +131,7 @@ class FinetuneSpec(StepSpec):
     data: FinetuneData
     train: TrainSection = TrainSection()
     preference: PreferenceSection = PreferenceSection()
-    trainer: Passthrough = {}
+    trainer: Passthrough = Field(default_factory=dict)
     """Passed on to transformers' or TRL's training arguments, by their own names."""
 
     @model_validator(mode="after")
