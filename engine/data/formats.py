@@ -43,7 +43,7 @@ class Example:
     """A row in canonical form; which fields are set depends on ``shape``.
 
     ``chat``: ``messages``. ``completion``: ``prompt`` and ``completion`` texts. ``text``: ``text``.
-    ``preference``: ``prompt`` messages or text with ``completion`` (the chosen one) and ``rejected``.
+    ``preference``: ``prompt`` messages or text, ``completion`` (the chosen one), ``rejected``.
     ``kto``: ``prompt``, ``completion``, ``label``. ``prompt``: ``prompt`` alone.
     """
 

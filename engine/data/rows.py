@@ -153,7 +153,8 @@ def _batches(batches: Any) -> Iterator[Row]:
     for batch in batches:
         for values in batch.to_pylist():
             number += 1
-            yield Row(number, values)
+            # tables have every column in every row: a null is a key this row does not have
+            yield Row(number, {key: v for key, v in values.items() if v is not None})
 
 
 def _delta(folder: Path, version: str | None) -> Iterator[Row]:

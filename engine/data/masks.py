@@ -1,0 +1,257 @@
+"""From an example to token ids and the mask of what is learned: the loss mask, told truthfully.
+
+Assistant turns are found by the template's own generation mask where it has one, else by rendering
+the conversation up to each turn and comparing texts. Nothing here imports torch: a tokenizer is
+handed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from engine.data.formats import Example, Message
+from engine.errors import BadInput
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_SENTINEL = "\u2e28\u2e29mo\u2e29\u2e28"
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row as tokens.
+
+    ``trained`` has a flag per token: True where the loss is taken. ``ends`` says that the last
+    learned token is an end token, so that the model learns to stop. ``length`` counts the tokens
+    before any truncation.
+    """
+
+    number: int
+    ids: list[int]
+    trained: list[bool]
+    ends: bool
+    length: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether tokens were cut off."""
+        return self.length > len(self.ids)
+
+
+class TemplateProblem(ValueError):
+    """A conversation that the chat template refuses, or whose turns can't be found in its text."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns examples into tokens with one tokenizer.
+
+    Args:
+        tokenizer: a transformers tokenizer (fast: it must give offsets).
+        loss_on: ``assistant`` (every assistant turn), ``last`` (the last one) or ``all``.
+        add_end: put the end token behind plain texts.
+    """
+
+    tokenizer: Any
+    loss_on: str = "assistant"
+    add_end: bool = True
+
+    def encode(self, example: Example, max_length: int | None = None) -> Encoded:
+        """Tokens of one example, cut to ``max_length``.
+
+        Raises:
+            TemplateProblem: the template can't render it.
+        """
+        if example.shape == "chat":
+            ids, trained = self._chat(example)
+        elif example.shape in ("completion", "text"):
+            prompt = "" if example.shape == "text" else str(example.prompt)
+            text = f"{example.text}{prompt}{example.completion}{self._end}"
+            start = 0 if self.loss_on == "all" else len(prompt)
+            ids, trained = self._spans(text, [(start, len(text))], special=True)
+        else:
+            raise TemplateProblem(f"a {example.shape} row is not one text to learn")
+        whole = Encoded(example.number, ids, trained, self._ends(ids, trained), len(ids))
+        return whole if max_length is None else self.cut(whole, max_length)
+
+    def cut(self, encoded: Encoded, max_length: int) -> Encoded:
+        """The row's first ``max_length`` tokens; ``length`` still tells the whole."""
+        if len(encoded.ids) <= max_length:
+            return encoded
+        ids, trained = encoded.ids[:max_length], encoded.trained[:max_length]
+        return Encoded(encoded.number, ids, trained, self._ends(ids, trained), encoded.length)
+
+    def _ends(self, ids: list[int], trained: list[bool]) -> bool:
+        last = next((i for i in range(len(ids) - 1, -1, -1) if trained[i]), None)
+        return last is not None and ids[last] in self.end_ids
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end a turn or a text."""
+        tokenizer = self.tokenizer
+        found = {tokenizer.eos_token_id}
+        for token in (
+            "<|im_end|>",
+            "<|eot_id|>",
+            "<end_of_turn>",
+            "<|end|>",
+            "</s>",
+            "<|endoftext|>",
+        ):
+            token_id = tokenizer.convert_tokens_to_ids(token)
+            if token_id is not None and token_id != tokenizer.unk_token_id:
+                found.add(token_id)
+        return frozenset(i for i in found if i is not None)
+
+    @property
+    def _end(self) -> str:
+        return self.tokenizer.eos_token or "" if self.add_end else ""
+
+    # -- conversations ----------------------------------------------------------------------------
+
+    def _chat(self, example: Example) -> tuple[list[int], list[bool]]:
+        messages = list(example.messages)
+        render = self._renderer(example.tools)
+        if self.loss_on == "all":
+            text = render(messages, False)
+            ids, _ = self._spans(text, [], special=False)
+            return ids, [True] * len(ids)
+        wanted = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if isinstance(example.prompt, tuple) and example.prompt:
+            wanted = [i for i in wanted if i >= len(example.prompt)]
+        if self.loss_on == "last":
+            wanted = wanted[-1:]
+        if self.has_generation_mask and self.loss_on == "assistant" and not example.prompt:
+            return self._by_generation_mask(messages, example.tools)
+        text = render(messages, False)
+        spans = [turn_span(messages, i, text, render) for i in wanted]
+        return self._spans(text, spans, special=False)
+
+    @cached_property
+    def has_generation_mask(self) -> bool:
+        """Whether the chat template marks what the assistant generates."""
+        return bool(_GENERATION_TAG.search(self.tokenizer.chat_template or ""))
+
+    def _by_generation_mask(
+        self, messages: list[Message], tools: Sequence[Any]
+    ) -> tuple[list[int], list[bool]]:
+        found = self.tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) or None,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        return list(found["input_ids"]), [bool(flag) for flag in found["assistant_masks"]]
+
+    def _renderer(self, tools: Sequence[Any]) -> Callable[[list[Message], bool], str]:
+        def render(messages: list[Message], open_turn: bool) -> str:
+            return render_chat(self.tokenizer, messages, tools, open_turn)
+
+        return render
+
+    def _spans(
+        self, text: str, spans: Sequence[Span], *, special: bool
+    ) -> tuple[list[int], list[bool]]:
+        found = self.tokenizer(
+            text,
+            add_special_tokens=special and not text.startswith(self.tokenizer.bos_token or "\0"),
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        ids, offsets = list(found["input_ids"]), found["offset_mapping"]
+        if special and spans and len(ids) > 1 and ids[-1] == ids[-2] == self.tokenizer.eos_token_id:
+            # the tokenizer puts an end token of its own behind ours
+            ids, offsets = ids[:-1], offsets[:-1]
+        trained = [False] * len(ids)
+        token = 0
+        for start, end in spans:
+            last_special = None
+            first = None
+            while token < len(ids) and offsets[token][0] < end:
+                begins, stops = offsets[token]
+                if begins >= start and (stops > begins or ids[token] in self.end_ids):
+                    trained[token] = True
+                    first = token if first is None else first
+                    if ids[token] in self.end_ids:
+                        last_special = token
+                token += 1
+            if last_special is not None:
+                # white space behind the end token is the template's, not the model's
+                for index in range(last_special + 1, token):
+                    trained[index] = False
+        return ids, trained
+
+
+def render_chat(
+    tokenizer: Any, messages: list[Message], tools: Sequence[Any] = (), open_turn: bool = False
+) -> str:
+    """The text the chat template makes of a conversation.
+
+    Args:
+        tokenizer: has the template.
+        messages: the conversation.
+        tools: tool definitions for templates that take them.
+        open_turn: end with the assistant's opening, ready to generate.
+
+    Raises:
+        BadInput: the tokenizer has no template.
+        TemplateProblem: the template refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise BadInput(
+            "the base has no chat template",
+            why="conversations can't be turned into text without one",
+            hint='start from an instruct model, or set data.template = "chatml"',
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+            )
+        )
+    except TemplateError as error:
+        raise TemplateProblem(f"the chat template refuses it: {error}") from error
+
+
+def turn_span(
+    messages: list[Message],
+    index: int,
+    text: str,
+    render: Callable[[list[Message], bool], str],
+) -> Span:
+    """Where the assistant's turn ``index`` stands in ``text`` (answer and end token).
+
+    The turn begins where the conversation before it, opened for generation, ends; and ends where
+    the conversation with it ends. Where a template renders earlier turns differently than later
+    ones, the turn is found by rendering it with a mark in its place.
+
+    Raises:
+        TemplateProblem: the turn's text can't be found.
+    """
+    before = render(messages[:index], True) if index else None
+    through = text if index + 1 == len(messages) else render(messages[: index + 1], False)
+    if before is not None and text.startswith(before) and text.startswith(through):
+        return len(before), len(through)
+    marked = render(
+        [*messages[:index], {**messages[index], "content": _SENTINEL}, *messages[index + 1 :]],
+        False,
+    )
+    head, found, tail = marked.partition(_SENTINEL)
+    if not found or not text.startswith(head) or not text.endswith(tail):
+        raise TemplateProblem(f"the template hides where the assistant's turn {index + 1} stands")
+    end = len(text) - len(tail)
+    # the end token directly behind the answer belongs to it
+    ending = re.match(r"\s*(<\|?[\w|]+\|?>|</s>)", tail)
+    return len(head), end + (ending.end() if ending else 0)
