@@ -1,0 +1,188 @@
+"""Datasets from outside the engine: versions, rows, statistics, SQL, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.paths import StatePaths
+from engine.types.data import (
+    ColumnView,
+    DataDiff,
+    DatasetVersion,
+    DatasetView,
+    RowsPage,
+    SqlResult,
+    VacuumReport,
+)
+
+if TYPE_CHECKING:
+    from engine.data.versions import Dataset
+
+
+class Data:
+    """The datasets of one state directory."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
+
+    def import_file(
+        self,
+        source: Path | str,
+        name: str,
+        *,
+        mode: str = "overwrite",
+        key: tuple[str, ...] = (),
+        message: str = "",
+        publish: bool = True,
+    ) -> tuple[DatasetVersion, bool]:
+        """Make a new version from a file or folder; signed unless ``publish`` is False.
+
+        Returns:
+            The version, and False where overwriting with the same source made none.
+
+        Raises:
+            BadInput, NotFound, Conflict, OutOfSpace: see ``engine.data.versions.import_rows``.
+        """
+        from engine.data.publish import publish_version
+        from engine.data.versions import import_rows, open_dataset
+
+        version, fresh = import_rows(
+            Path(source).expanduser(), name, self._paths, mode=mode, key=key, message=message
+        )
+        if publish:
+            publish_version(open_dataset(name, self._paths), version.version, self._paths)
+            version = self.version(f"{name}@{version.version}")
+        return version, fresh
+
+    def list(self) -> tuple[DatasetView, ...]:
+        """Every dataset, by name."""
+        from engine.data.versions import dataset_names, open_dataset, view
+
+        return tuple(view(open_dataset(n, self._paths)) for n in dataset_names(self._paths))
+
+    def show(self, name: str) -> DatasetView:
+        """One dataset.
+
+        Raises:
+            NotFound: no such dataset.
+        """
+        from engine.data.versions import open_dataset, view
+
+        return view(open_dataset(name, self._paths))
+
+    def versions(self, name: str) -> tuple[DatasetVersion, ...]:
+        """The versions of a dataset, newest first."""
+        from engine.data.versions import open_dataset
+
+        return open_dataset(name, self._paths).versions()
+
+    def version(self, ref: str) -> DatasetVersion:
+        """One version: ``name``, ``name@v3``, ``name@tag``, ``name@2026-01-31``.
+
+        Raises:
+            NotFound: no such dataset, version or tag.
+        """
+        dataset, number = self._open(ref)
+        return next(v for v in dataset.versions() if v.version == number)
+
+    def rows(self, ref: str, offset: int = 0, limit: int = 50) -> RowsPage:
+        """A page of rows, without loading the version."""
+        from engine.data.history import rows_page
+
+        dataset, number = self._open(ref)
+        return rows_page(dataset, number, offset, limit)
+
+    def statistics(self, ref: str) -> tuple[ColumnView, ...]:
+        """Nulls, distinct values, range and mean of every column."""
+        from engine.data.history import statistics
+
+        return statistics(*self._open(ref))
+
+    def diff(self, name: str, old: str, new: str = "latest", key: tuple[str, ...] = ()) -> DataDiff:
+        """What changed from version ``old`` to ``new``."""
+        from engine.data.history import diff
+        from engine.data.versions import open_dataset
+
+        dataset = open_dataset(name, self._paths)
+        return diff(dataset, dataset.resolve(old), dataset.resolve(new), key)
+
+    def restore(self, ref: str) -> DatasetVersion:
+        """A new version with the rows of an older one."""
+        from engine.data.history import restore
+
+        return restore(*self._open(ref))
+
+    def tag(self, ref: str, tag: str) -> None:
+        """Name a version; an existing tag moves."""
+        dataset, number = self._open(ref)
+        dataset.tag(tag, number)
+
+    def untag(self, name: str, tag: str) -> None:
+        """Remove a tag."""
+        from engine.data.versions import open_dataset
+
+        open_dataset(name, self._paths).untag(tag)
+
+    def publish(self, ref: str) -> str:
+        """Sign a version; returns its manifest id."""
+        from engine.data.publish import publish_version
+
+        dataset, number = self._open(ref)
+        return publish_version(dataset, number, self._paths)
+
+    def vacuum(
+        self, name: str, retention_hours: int = 168, *, dry_run: bool = True
+    ) -> VacuumReport:
+        """Delete files only old versions need; tags and lineages keep theirs."""
+        from engine.data.history import vacuum
+        from engine.data.versions import open_dataset
+
+        return vacuum(open_dataset(name, self._paths), retention_hours, dry_run=dry_run)
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Delete a dataset with all versions; a published one needs ``force``."""
+        from engine.data.versions import remove
+
+        remove(name, self._paths, force=force)
+
+    def export(self, ref: str, target: Path | str, *, force: bool = False) -> int:
+        """Write a version to a file; returns the rows written."""
+        from engine.data.history import export
+
+        dataset, number = self._open(ref)
+        return export(dataset, number, Path(target).expanduser(), force=force)
+
+    def sql(self, query: str, limit: int = 1_000) -> SqlResult:
+        """One read-only query over datasets, jobs, steps, attempts, metrics and artifacts."""
+        from engine.data.sql import run_sql
+
+        return run_sql(query, self._paths, limit=limit)
+
+    def check(self, ref: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """The data report of the fine-tuning kind: its events, then ``{"result": report}``.
+
+        Args:
+            ref: a file, ``name@version`` or a bundled dataset.
+            options: parameters of the kind's ``data_report`` action (base, format, eval, ...).
+        """
+        yield from self._finetune("data_report", data=ref, **options)
+
+    def mask(self, ref: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Which tokens of one row the loss sees: events, then ``{"result": ...}``."""
+        yield from self._finetune("mask", data=ref, **options)
+
+    def _finetune(self, action: str, **params: Any) -> Iterator[dict[str, Any]]:
+        from engine.service import Service
+
+        given = {name: value for name, value in params.items() if value is not None}
+        with Service("finetune", self._paths) as service:
+            yield from service.call(action, **given)
+
+    def _open(self, ref: str) -> tuple[Dataset, int]:
+        from engine.data.versions import open_dataset
+
+        name, _, selector = ref.partition("@")
+        dataset = open_dataset(name, self._paths)
+        return dataset, dataset.resolve(selector)

@@ -1,0 +1,212 @@
+"""DuckDB over dataset versions, jobs, metrics and artifacts: read-only and without file access.
+
+A query names a dataset (``tickets``, ``"tickets@v3"``) or one of the tables in :data:`TABLES`; only
+what it names is registered. The connection can reach neither files nor the network nor Python
+variables, so a query copied from anywhere can only read what is listed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Any
+
+from engine.data.versions import dataset_names, open_dataset
+from engine.errors import BadInput, Refused
+from engine.paths import StatePaths
+from engine.types.data import SqlResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: tables beside the datasets
+TABLES = {
+    "jobs": "accepted runs: id, name, kind, state, created, ...",
+    "steps": "steps of jobs: job_id, name, kind, state, outputs, ...",
+    "attempts": "tries of steps: job_id, number, step, state, ...",
+    "metrics": "training metrics: job_id, step, t, done, loss, ...",
+    "artifacts": "the registry: name, artifact_type, manifest, ...",
+}
+_PINNED = re.compile(r'"([a-z0-9][a-z0-9._-]*)@([^"]+)"')
+_READS = {"SELECT", "EXPLAIN"}
+
+
+def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = "1GB") -> SqlResult:
+    """Run one query.
+
+    Args:
+        query: one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE, WITH, VALUES) statement.
+        paths: the state directory.
+        limit: at most this many rows are returned; ``truncated`` tells whether there were more.
+        memory: DuckDB's memory limit; beyond it a query fails rather than swaps.
+
+    Raises:
+        BadInput: SQL that does not parse or bind, more than one statement, too much memory.
+        Refused: a statement that is not a read, or one that reaches for files.
+    """
+    import duckdb  # 125 ms
+
+    connection = duckdb.connect(config={"memory_limit": memory})
+    started = time.perf_counter()
+    try:
+        _only_a_read(connection, query)
+        connection.execute("SET python_enable_replacements=false")
+        for name, table in _wanted(query, paths).items():
+            connection.register(name, table)
+        connection.execute("SET enable_external_access=false")
+        connection.execute("SET lock_configuration=true")
+        found = connection.execute(query)
+        rows = found.fetchmany(limit + 1)
+        columns = _distinct([str(d[0]) for d in found.description or ()])
+        types = tuple(str(d[1]) for d in found.description or ())
+    except duckdb.PermissionException as error:
+        raise Refused(
+            "the query reaches for files",
+            why=str(error).splitlines()[0],
+            hint="import the file first: modelops-tui data import FILE NAME",
+        ) from error
+    except duckdb.CatalogException as error:
+        names = ", ".join([*TABLES, *dataset_names(paths)])
+        raise BadInput(_first(error), why=f"tables: {names}", hint=_VERSION_HINT) from error
+    except duckdb.Error as error:
+        raise BadInput(_first(error), why=_rest(error)) from error
+    finally:
+        connection.close()
+    seconds = time.perf_counter() - started
+    return SqlResult(columns, types, tuple(rows[:limit]), len(rows) > limit, seconds)
+
+
+_VERSION_HINT = 'an older version is written in quotes: "tickets@v3"'
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """Column names with a number where a query names two columns alike."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(result)
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _rest(error: Exception) -> str:
+    return "\n".join(line for line in str(error).splitlines()[1:] if line.strip())
+
+
+def _only_a_read(connection: Any, query: str) -> None:
+    statements = connection.extract_statements(query)
+    if len(statements) != 1:
+        raise BadInput(f"one statement at a time, not {len(statements)}")
+    kind = statements[0].type.name
+    if kind not in _READS:
+        raise Refused(
+            f"{kind} is not a read",
+            why="queries here only look",
+            hint="new versions are made by data import and data restore",
+        )
+
+
+def _wanted(query: str, paths: StatePaths) -> dict[str, Any]:
+    """The tables a query names, by the name it uses."""
+    lowered = query.lower()
+    tables: dict[str, Any] = {}
+    for name in dataset_names(paths):
+        if name in lowered and name not in TABLES:
+            tables[name] = open_dataset(name, paths).dataset()
+    for name, selector in _PINNED.findall(query):
+        dataset = open_dataset(name, paths)
+        tables[f"{name}@{selector}"] = dataset.dataset(dataset.resolve(selector))
+    makers = {"metrics": _metrics, "artifacts": _artifacts}
+    for name in TABLES:
+        if re.search(rf"\b{name}\b", lowered):
+            make = makers.get(name)
+            tables[name] = make(paths) if make else _store_table(paths, name)
+    return tables
+
+
+def _store_table(paths: StatePaths, table: str) -> pa.Table:
+    """A table of ``jobs.db`` as Arrow; every column is there, an absent store has no row."""
+    import pyarrow as pa
+
+    if not paths.jobs_db.exists():
+        return pa.table({"id": pa.array([], pa.string())})
+    store = sqlite3.connect(f"file:{paths.jobs_db}?mode=ro", uri=True, timeout=5)
+    try:
+        found = store.execute(f'SELECT * FROM "{table}"')
+        names = [d[0] for d in found.description]
+        rows = found.fetchall()
+    finally:
+        store.close()
+    columns = {}
+    for at, name in enumerate(names):
+        values = [row[at] for row in rows]
+        kinds = {type(v) for v in values if v is not None}
+        if not kinds or kinds - {int, float}:
+            values = [None if v is None else str(v) for v in values]
+            columns[name] = pa.array(values, pa.string())
+        else:
+            columns[name] = pa.array(values, pa.float64() if float in kinds else pa.int64())
+    return pa.table(columns)
+
+
+_METRIC_FIELDS = (
+    "done", "total", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm",
+    "tokens_per_s", "tokens_seen", "peak_memory_bytes",
+)  # fmt: skip
+
+
+def _metrics(paths: StatePaths) -> pa.Table:
+    """Metric events of every job; a resumed attempt's repeats replace the first of (step, done)."""
+    import pyarrow as pa
+
+    rows: dict[tuple[str, str, float], dict[str, Any]] = {}
+    for file in sorted(paths.runs.glob("*/events.jsonl")):
+        with file.open("rb") as lines:
+            for line in lines:
+                if b'"metrics"' not in line:
+                    continue
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a killed writer
+                if event.get("type") == "metrics":
+                    key = (file.parent.name, str(event.get("step")), float(event.get("done") or 0))
+                    rows[key] = event
+    data: dict[str, Any] = {
+        "job_id": pa.array([k[0] for k in rows], pa.string()),
+        "step": pa.array([k[1] for k in rows], pa.string()),
+        "t": pa.array([_number(e.get("t")) for e in rows.values()], pa.float64()),
+    }
+    for name in _METRIC_FIELDS:
+        data[name] = pa.array([_number(e.get(name)) for e in rows.values()], pa.float64())
+    return pa.table(data)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _artifacts(paths: StatePaths) -> pa.Table:
+    import dataclasses
+
+    import pyarrow as pa
+
+    from engine.registry import Registry
+
+    views = [dataclasses.asdict(view) for view in Registry.open(paths).list()]
+    if not views:
+        return pa.table({"name": pa.array([], pa.string()), "manifest": pa.array([], pa.string())})
+    names = list(views[0])
+    return pa.table({n: pa.array([_cell(v[n]) for v in views]) for n in names})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return json.dumps(value, default=str)

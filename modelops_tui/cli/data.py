@@ -1,0 +1,280 @@
+"""``modelops-tui data``: datasets, their versions, and what is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.api import Workbench
+from modelops_tui.cli.output import Format, out
+
+app = typer.Typer(help="Datasets: import, versions, SQL, reports.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Write CSV.")]
+Key = Annotated[list[str] | None, typer.Option("--key", help="Column that identifies a row.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it all the same.")]
+Name = Annotated[str, typer.Argument(help="Dataset.")]
+Ref = Annotated[str, typer.Argument(help="NAME, NAME@v3, NAME@TAG or NAME@2026-01-31.")]
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _version_row(version: Any) -> dict[str, Any]:
+    row = dataclasses.asdict(version)
+    row.update(version=f"v{version.version}", time=_when(version.time), tags=" ".join(version.tags))
+    row["signed"] = (version.manifest or "")[:19] or None
+    return row
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet, text, or a folder.")],
+    name: Annotated[str | None, typer.Argument(help="Dataset (default: the file's name).")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Add to the newest version.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Replace rows of known --key.")] = False,
+    key: Key = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Kept with it.")] = "",
+    sign: Annotated[bool, typer.Option(help="Publish the version as a signed artifact.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Make a new version of a dataset from a file (it replaces the rows, unless told otherwise)."""
+    out.choose(as_json=as_json)
+    mode = "merge" if merge else "append" if append else "overwrite"
+    dataset = name or source.stem.lower().replace(" ", "-")
+    version, fresh = Workbench().data.import_file(
+        source, dataset, mode=mode, key=tuple(key or ()), message=message, publish=sign
+    )
+    if not fresh:
+        out.say(f"{source} is what v{version.version} was made from: no new version")
+    out.record(_version_row(version))
+
+
+@app.command("list")
+def list_(as_json: Json = False, as_csv: Csv = False) -> None:
+    """Every dataset with its newest version."""
+    out.choose(as_json=as_json, as_csv=as_csv)
+    rows = [
+        {
+            **dataclasses.asdict(d),
+            "latest": f"v{d.latest}",
+            "updated": _when(d.updated),
+            "tags": " ".join(f"{t}=v{v}" for t, v in sorted(d.tags.items())),
+        }
+        for d in Workbench().data.list()
+    ]
+    out.rows(
+        ("name", "latest", "versions", "rows", "size_bytes", "updated", "tags"),
+        rows,
+        empty="no dataset yet: modelops-tui data import FILE NAME",
+    )
+
+
+@app.command()
+def show(
+    ref: Ref,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Rows to show.", min=0)] = 5,
+    offset: Annotated[int, typer.Option(help="First row to show.", min=0)] = 0,
+    stats: Annotated[bool, typer.Option("--stats", help="Statistics of every column.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Versions, columns and a few rows of a dataset."""
+    out.choose(as_json=as_json)
+    data = Workbench().data
+    version = data.version(ref)
+    page = data.rows(ref, offset, rows)
+    columns = data.statistics(ref) if stats else ()
+    if out.format is not Format.TABLE:
+        out.json(
+            {
+                "version": dataclasses.asdict(version),
+                "versions": [dataclasses.asdict(v) for v in data.versions(version.name)],
+                "statistics": [dataclasses.asdict(c) for c in columns],
+                "rows": page.rows,
+            }
+        )
+        return
+    out.line(f"{version.name} v{version.version}: {version.rows} rows, {version.size_bytes} bytes")
+    out.rows(
+        ("version", "time", "operation", "rows", "tags", "signed", "source"),
+        [_version_row(v) for v in data.versions(version.name)],
+    )
+    if columns:
+        out.line()
+        names = ("name", "type", "nulls", "distinct", "minimum", "maximum", "mean")
+        out.rows(names, [_clipped(dataclasses.asdict(c)) for c in columns])
+    if page.rows:
+        out.line()
+        out.rows(page.columns, [_clipped(r) for r in page.rows])
+
+
+def _clipped(row: dict[str, Any], width: int = 60) -> dict[str, Any]:
+    def clip(value: Any) -> Any:
+        if value is None or isinstance(value, (int, float)):
+            return value
+        text = str(value)
+        return text if len(text) <= width else text[: width - 1] + "…"
+
+    return {name: clip(value) for name, value in row.items()}
+
+
+@app.command()
+def diff(
+    name: Name,
+    old: Annotated[str, typer.Argument(help="Version, tag or date.")],
+    new: Annotated[str, typer.Argument(help="Version, tag or date.")] = "latest",
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """What changed between two versions."""
+    out.choose(as_json=as_json)
+    found = Workbench().data.diff(name, old, new, tuple(key or ()))
+    if out.format is not Format.TABLE:
+        out.record(dataclasses.asdict(found))
+        return
+    changed = f", {found.changed} changed" if found.key else ""
+    out.line(f"v{found.old} -> v{found.new}: {found.added} added, {found.removed} removed{changed}")
+    for sign, names in (("+", found.columns_added), ("-", found.columns_removed)):
+        for column in names:
+            out.line(f"{sign} column {column}")
+    for column, before, after in found.types_changed:
+        out.line(f"~ column {column}: {before} -> {after}")
+    for sign, rows in (("-", found.removed_rows), ("+", found.added_rows)):
+        for row in rows:
+            out.line(f"{sign} {_clipped(row)}")
+
+
+@app.command()
+def restore(ref: Ref, as_json: Json = False) -> None:
+    """Make a new version with the rows of an older one."""
+    out.choose(as_json=as_json)
+    out.record(_version_row(Workbench().data.restore(ref)))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='For example: select count(*) from "tickets@v3"')],
+    limit: Annotated[int, typer.Option(help="At most this many rows.", min=1)] = 1_000,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Query datasets, jobs, steps, attempts, metrics and artifacts (read-only, DuckDB)."""
+    out.choose(as_json=as_json, as_csv=as_csv)
+    found = Workbench().data.sql(query, limit)
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    out.rows(found.columns, rows, empty="no row")
+    if found.truncated:
+        out.say(f"only the first {limit} rows: --limit shows more")
+
+
+@app.command()
+def export(
+    ref: Ref,
+    target: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file.")],
+    force: Force = False,
+) -> None:
+    """Write a version to a file."""
+    count = Workbench().data.export(ref, target, force=force)
+    out.say(f"{count} rows written to {target}")
+
+
+@app.command()
+def tag(
+    ref: Ref,
+    name: Annotated[str, typer.Argument(metavar="TAG", help="For example: golden.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag instead.")] = False,
+) -> None:
+    """Name a version; its files then survive a vacuum."""
+    data = Workbench().data
+    if delete:
+        data.untag(ref.partition("@")[0], name)
+    else:
+        data.tag(ref, name)
+
+
+@app.command()
+def vacuum(
+    name: Name,
+    hours: Annotated[int, typer.Option("--older-than", help="Hours to keep.", min=0)] = 168,
+    apply: Annotated[bool, typer.Option("--apply", help="Delete; without it, only tell.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete files that only old versions need (tagged and published versions keep theirs)."""
+    out.choose(as_json=as_json)
+    report = Workbench().data.vacuum(name, hours, dry_run=not apply)
+    out.record(
+        {
+            "files": report.files,
+            "size_bytes": report.size_bytes,
+            "deleted": not report.dry_run,
+            "kept": {f"v{n}": why for n, why in report.kept.items()},
+        }
+    )
+    if report.dry_run and report.files:
+        out.say("nothing was deleted: --apply deletes")
+
+
+@app.command()
+def rm(name: Name, force: Force = False) -> None:
+    """Delete a dataset with all its versions."""
+    Workbench().data.remove(name, force=force)
+    out.say(f"{name} is removed")
+
+
+@app.command()
+def check(
+    ref: Annotated[str, typer.Argument(help="A file, NAME@VERSION or a bundled dataset.")],
+    base: Annotated[str | None, typer.Option(help="Model whose tokenizer counts.")] = None,
+    data_format: Annotated[str | None, typer.Option("--format", help="Row format.")] = None,
+    eval_ref: Annotated[str | None, typer.Option("--eval", help="Held-out data.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens a row may have.", min=8)] = None,
+    as_json: Json = False,
+) -> None:
+    """What training would do with the rows: truncated, unlearnable, duplicate, overlapping."""
+    out.choose(as_json=as_json)
+    events = Workbench().data.check(
+        ref, base=base, format=data_format, eval=eval_ref, max_length=length
+    )
+    _show(events)
+
+
+@app.command()
+def mask(
+    ref: Annotated[str, typer.Argument(help="A file, NAME@VERSION or a bundled dataset.")],
+    row: Annotated[int, typer.Option("--row", help="Which row, from 1.", min=1)] = 1,
+    base: Annotated[str | None, typer.Option(help="Model whose template applies.")] = None,
+    data_format: Annotated[str | None, typer.Option("--format", help="Row format.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The tokens of one row, with those the loss sees marked."""
+    out.choose(as_json=as_json)
+    _show(Workbench().data.mask(ref, row=row, base=base, format=data_format))
+
+
+def _show(events: Any) -> None:
+    """Narrate the events of a service action and write its result."""
+    for event in events:
+        if "result" not in event:
+            out.status(str(event.get("text") or event.get("name") or event))
+            continue
+        out.status_end()
+        result = event["result"]
+        if out.format is not Format.TABLE or not isinstance(result, dict):
+            out.json(result)
+        elif "tables" in result:
+            for table in result["tables"]:
+                out.line(str(table["title"]))
+                columns = list(table["columns"])
+                out.rows(columns, [dict(zip(columns, r, strict=True)) for r in table["rows"]])
+                for note in table.get("notes", ()):
+                    out.line(str(note))
+        elif "text" in result:
+            out.line(str(result["text"]))
+        else:
+            out.record(result)
