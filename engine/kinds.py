@@ -27,7 +27,7 @@ ENTRY_POINT_GROUP = "modelops_tui.kinds"
 API_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A step kind: its schema and the names of the functions that do the work.
 

@@ -6,6 +6,9 @@ them, which keeps it small.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -27,21 +30,33 @@ def step_needs(kind: Kind, step: PlannedStep, paths: StatePaths) -> StepNeeds:
     """What one step needs: its declared limit, else its kind's estimate where it can be made."""
     resources: dict[str, Any] = dict(step.params.get("resources") or {})
     device = str(resources.get("device", "auto"))
+    declared = _declared(resources)
     return StepNeeds(
         shares=kind.shares,
-        estimate_bytes=_memory(kind, step, resources, paths),
+        estimate_bytes=_estimated(kind, step, paths) if declared is None else declared,
+        declared=declared is not None,
         device=device if device != "auto" else None,
         threads=int(resources.get("threads", 0)),
+        signature=signature(step.kind, step.params),
     )
 
 
-def _memory(
-    kind: Kind, step: PlannedStep, resources: dict[str, Any], paths: StatePaths
-) -> int | None:
-    declared = str(resources.get("memory", "auto"))
-    if declared != "auto":
+def signature(kind: str, params: Mapping[str, Any]) -> str:
+    """Names the steps whose measured peak tells this one's: same kind and same settings."""
+    told = {key: value for key, value in params.items() if key not in ("resources", "seed")}
+    text = json.dumps([kind, told], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _declared(resources: Mapping[str, Any]) -> int | None:
+    text = str(resources.get("memory", "auto"))
+    if text != "auto":
         with suppress(ValueError):
-            return parse_bytes(declared)
+            return parse_bytes(text)
+    return None
+
+
+def _estimated(kind: Kind, step: PlannedStep, paths: StatePaths) -> int | None:
     if kind.estimate is None or "${" in str(step.params):
         # a reference to an earlier step's output: there is nothing to look at yet
         return None

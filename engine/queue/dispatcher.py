@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -77,8 +78,8 @@ class Lane:
         while (task := self._next()) is not None:
             try:
                 self._huey.execute(task)
-            except Exception:
-                # the lane must live: whatever went wrong, the row in jobs.db is offered again
+            except Exception:  # noqa: BLE001  the lane must live, and the log keeps the reason
+                # whatever went wrong, the row in jobs.db is offered again
                 _log.exception("lane %s: an offer failed", self.name)
 
     def _next(self) -> Any:
@@ -89,10 +90,9 @@ class Lane:
                     return None
                 try:
                     task = self._huey.dequeue()
-                except Exception:
+                except (sqlite3.Error, ValueError):
                     _log.exception("lane %s: queue.db could not be read", self.name)
                     self._offered.clear()
-                    task = None
                     self._bell.wait(2.0)
                     continue
                 if task is not None:

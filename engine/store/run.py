@@ -124,9 +124,7 @@ def finish(conn: sqlite3.Connection, job_id: str, attempt: int, outcome: Outcome
     return ended
 
 
-def _finish_step(
-    conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome, now: float
-) -> Ended:
+def _finish_step(conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome, now: float) -> Ended:
     if outcome.state == "succeeded":
         _step_succeeded(conn, job, outcome, now)
         if job["want"] in ("cancel", "cancel-now"):
@@ -232,7 +230,13 @@ def _back_to_queue(conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome)
 
 
 def skip_step(
-    conn: sqlite3.Connection, job_id: str, *, attempt: int, step: str, outcome: Outcome, memo_of: str
+    conn: sqlite3.Connection,
+    job_id: str,
+    *,
+    attempt: int,
+    step: str,
+    outcome: Outcome,
+    memo_of: str,
 ) -> Ended | None:
     """Use a remembered result instead of running a step (the job must still be queued)."""
     with transaction(conn):

@@ -60,6 +60,7 @@ CREATE TABLE steps (
     lane TEXT NOT NULL,
     shares INTEGER NOT NULL DEFAULT 0,
     estimate_bytes INTEGER,
+    declared INTEGER NOT NULL DEFAULT 0,
     device TEXT,
     threads INTEGER NOT NULL DEFAULT 0,
     signature TEXT,

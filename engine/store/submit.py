@@ -37,8 +37,12 @@ class StepNeeds:
 
     shares: bool = False
     estimate_bytes: int | None = None
+    declared: bool = False
+    """The recipe names the bytes itself: they stand, whatever was measured."""
     device: str | None = None
     threads: int = 0
+    signature: str | None = None
+    """Steps with the same signature need about the same memory."""
 
 
 def new_job_id(number: int) -> str:
@@ -143,8 +147,9 @@ def _insert_rows(
     )
     nothing = StepNeeds()
     conn.executemany(
-        "INSERT INTO steps (job_id, name, ord, kind, state, lane, shares, estimate_bytes, device,"
-        " threads, needs, require, point, params) VALUES (?,?,?,?,'queued',?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO steps (job_id, name, ord, kind, state, lane, shares, estimate_bytes,"
+        " declared, device, threads, signature, needs, require, point, params)"
+        " VALUES (?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 job_id,
@@ -154,8 +159,10 @@ def _insert_rows(
                 step.lane,
                 int((need := needs.get(step.name, nothing)).shares),
                 need.estimate_bytes,
+                int(need.declared),
                 need.device,
                 need.threads,
+                need.signature,
                 _json(list(step.needs)),
                 _json(dict(step.require)),
                 _json(step.point) if step.point is not None else None,

@@ -106,8 +106,8 @@ def start_worker(argv: list[str], cwd: str, log: str) -> int:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-        os.execv(argv[0], argv)
-    except BaseException as error:
+        os.execv(argv[0], argv)  # noqa: S606  no shell is wanted
+    except BaseException as error:  # noqa: BLE001  the forked child must never return
         os.write(2, f"the worker could not be started: {error}\n".encode())
     os._exit(127)
 

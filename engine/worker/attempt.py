@@ -1,4 +1,4 @@
-"""One attempt from ``spec.json`` to ``result.json``: what the worker process does around the step."""
+"""One attempt from ``spec.json`` to ``result.json``: what the worker does around the step."""
 
 from __future__ import annotations
 

@@ -1,0 +1,370 @@
+"""The engine: offers queued jobs to their lanes, starts attempts, watches them, records their ends.
+
+One mutex guards all of its state and its one connection; lane threads hold it while they claim and
+spawn, the main thread while it sweeps. Nothing here is the truth: ``jobs.db`` and the kernel's
+locks are, and ``Engine.adopt`` rebuilds the rest after any death.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from engine.daemon import attempts, progress, space, steps
+from engine.daemon.admission import Admission
+from engine.daemon.attempts import Running
+from engine.daemon.launch import attempt_spec, worker_environment
+from engine.daemon.lock import try_lock
+from engine.daemon.settings import EngineSettings
+from engine.daemon.stops import carry_requests
+from engine.errors import ModelOpsError, OutOfSpace
+from engine.paths import StatePaths
+from engine.queue.dispatcher import Lane, remove_queue
+from engine.store import run
+from engine.store.connection import StoreBusy
+from engine.store.run import Ended, Outcome
+from engine.store.schema import open_store
+from engine.supervise.crash import crash_point
+from engine.types.jobs import JobState
+
+_log = logging.getLogger(__name__)
+
+#: A step whose worker crashed (SEGV, ABRT) so often without a new checkpoint fails.
+MAX_CRASHES = 3
+
+
+class Engine:
+    """The state of one running engine. The caller holds ``engine.lock``.
+
+    Args:
+        paths: the state directory.
+        settings: from ``config.toml``.
+        wake: called from any thread to make the main loop look again at once.
+    """
+
+    def __init__(
+        self, paths: StatePaths, settings: EngineSettings, wake: Callable[[], None]
+    ) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.mutex = threading.RLock()
+        self.conn = open_store(paths.jobs_db, may_migrate=True, shared=True)
+        self.conn.execute("PRAGMA busy_timeout=5000")
+        self.progress_conn = open_store(paths.jobs_db, shared=True)
+        self.progress_conn.execute("PRAGMA synchronous=NORMAL")
+        self.progress_conn.execute("PRAGMA busy_timeout=1000")
+        self.running: dict[tuple[str, int], Running] = {}
+        self.ended: list[tuple[str, Ended]] = []
+        self._wake = wake
+        self._not_before: dict[str, float] = {}
+        self._seen_version = -1
+        remove_queue(paths.queue_db)
+        self.admission = Admission(paths, settings)
+        self.lanes = {
+            name: Lane(name, paths.queue_db, self.take) for name in self.admission.lane_names()
+        }
+
+    # -- start and stop ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Adopt what runs, then begin to offer."""
+        with self.mutex:
+            space.keep_ballast(self.paths)
+            self.adopt()
+            for lane in self.lanes.values():
+                lane.start()
+        self.sweep(force=True)
+
+    def close(self) -> None:
+        """Leave; runs go on without us and the next engine adopts them."""
+        for lane in self.lanes.values():
+            lane.close()
+        with self.mutex:
+            for running in self.running.values():
+                if running.pidfd is not None:
+                    os.close(running.pidfd)
+                    running.pidfd = None
+            self.conn.close()
+            self.progress_conn.close()
+
+    def adopt(self) -> None:
+        """Watch every attempt that ``jobs.db`` says is running and that we do not watch yet."""
+        rows = self.conn.execute(
+            "SELECT id, attempt, step, lane FROM jobs WHERE state IN ('running','stopping')"
+        ).fetchall()
+        for row in rows:
+            key = (row["id"], row["attempt"])
+            if key in self.running:
+                continue
+            folder = self.paths.attempt_dir(*key)
+            folder.mkdir(parents=True, exist_ok=True)
+            running = Running(
+                row["id"], row["attempt"], row["step"], row["lane"], folder, adopted=True
+            )
+            running.attach()
+            self.running[key] = running
+            _log.info("adopted job %s attempt %d", *key)
+
+    # -- the 2 s sweep ----------------------------------------------------------------------------
+
+    def sweep(self, *, force: bool = False) -> None:
+        """Look at everything once: ends, requests, queued rows. Cheap when nothing changed."""
+        with self.mutex:
+            try:
+                self._sweep(force)
+            except StoreBusy as error:
+                _log.warning("%s; trying again", error)
+            except OutOfSpace as error:
+                # what could not be recorded is in the attempts' files and is recorded later
+                dropped = space.drop_ballast(self.paths)
+                _log.error("%s%s", error, " (ballast given back)" if dropped else "")
+
+    def _sweep(self, force: bool) -> None:
+        for running in list(self.running.values()):
+            self.settle(running)
+        version = self.conn.execute("PRAGMA data_version").fetchone()[0]
+        if not force and version == self._seen_version and not self._retry_due():
+            return
+        self._seen_version = version
+        self.adopt()
+        carry_requests(self.conn, self.running)
+        self.offer()
+
+    def _retry_due(self) -> bool:
+        now = time.monotonic()
+        due = [job_id for job_id, when in self._not_before.items() if when <= now]
+        for job_id in due:
+            del self._not_before[job_id]
+        return bool(due) or self.admission.waiting_for_memory
+
+    def offer(self) -> None:
+        """Schedule the queued jobs and put those that may start on their lanes' queues."""
+        if not space_left(self.paths):
+            self._seen_version = -1
+            return
+        now = time.monotonic()
+        resting = {job_id for job_id, when in self._not_before.items() if when > now}
+        decision = self.admission.decide(self.conn, self.running.values(), resting)
+        for job_id, lane in decision.offers:
+            try:
+                self.lanes[lane].offer(job_id)
+            except (sqlite3.Error, OSError):
+                # queue.db may be locked, full or gone; jobs.db still has the row
+                _log.exception("job %s could not be offered to lane %s", job_id, lane)
+                self._seen_version = -1
+        if decision.reasons:
+            run.set_reasons(self.progress_conn, decision.reasons)
+
+    # -- a lane's thread --------------------------------------------------------------------------
+
+    def take(self, lane: str, job_id: str) -> None:
+        """An offer arrived in a lane's thread: lock the lane, claim the job, start its attempt."""
+        crash_point("engine.dequeued")
+        with self.mutex:
+            try:
+                self._take(lane, job_id)
+            except (StoreBusy, OutOfSpace) as error:
+                _log.warning("job %s waits: %s", job_id, error)
+                self._seen_version = -1
+
+    def _take(self, lane: str, job_id: str) -> None:
+        step = steps.load_step(self.conn, job_id)
+        if step is None:
+            return
+        if not step.shares and any(
+            r.lane == lane and not self.admission.shares(r) for r in self.running.values()
+        ):
+            return
+        lock = None
+        if not step.shares:
+            lock = try_lock(self.paths.locks / f"lane-{lane}.lock")
+            if lock is None:
+                # the tree of the last attempt is still dying: the sweep offers again
+                self._seen_version = -1
+                return
+        try:
+            self._claim_and_spawn(lane, lock, step)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _claim_and_spawn(self, lane: str, lock: int | None, step: steps.StepRow) -> None:
+        ready = steps.prepare(self.conn, self.paths, step)
+        where = {"attempt": step.attempt, "step": step.name}
+        if isinstance(ready, steps.Unmet):
+            self._moved(
+                step.job_id, run.fail_queued(self.conn, step.job_id, **where, outcome=ready.outcome)
+            )
+            return
+        if isinstance(ready, steps.Remembered):
+            ended = run.skip_step(
+                self.conn, step.job_id, **where, outcome=ready.outcome, memo_of=ready.memo_of
+            )
+            self._note(step, ready.outcome.reason)
+            self._moved(step.job_id, ended)
+            return
+        attempt = run.claim(self.conn, step.job_id, **where, lane=lane)
+        if attempt is None:
+            return
+        spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lane)
+        environment = worker_environment(self.paths, self.settings, spec["threads"], lane)
+        try:
+            running = attempts.spawn(self.paths, spec, lane, lock, environment)
+        except (OSError, ModelOpsError) as error:
+            _log.error("job %s attempt %d could not be started: %s", step.job_id, attempt, error)
+            self._rest(step.job_id, 2.0)
+            outcome = Outcome("never-began", f"could not be started: {error}; trying again")
+            run.finish(self.conn, step.job_id, attempt, outcome)
+            return
+        with suppress(OSError):
+            running.events_offset = self.paths.job_events(step.job_id).stat().st_size
+        self.running[(step.job_id, attempt)] = running
+        self.admission.learn(self.conn, [running])
+        self._wake()
+
+    # -- ends -------------------------------------------------------------------------------------
+
+    def settle(self, running: Running) -> bool:
+        """Record the end of an attempt whose tree is dead; False while it lives."""
+        if running.alive():
+            running.attach()
+            return False
+        if not (running.folder / "exit.json").exists() and not attempts.clear_strays(
+            self.paths, running
+        ):
+            _log.error("job %s: processes of it can't be killed yet", running.job_id)
+            return False
+        outcome = self._limited(running, attempts.judge(self.paths, running))
+        crash_point("engine.judged")
+        self.follow([running])
+        ended = run.finish(self.conn, running.job_id, running.attempt, outcome)
+        running.release()
+        self.running.pop((running.job_id, running.attempt), None)
+        self._record(running, outcome, ended)
+        self._moved(running.job_id, ended)
+        return True
+
+    def _limited(self, running: Running, outcome: Outcome) -> Outcome:
+        """Fail a step that is interrupted over and over by its own doing, without progress."""
+        if outcome.state == "never-began":
+            self._rest(running.job_id, 2.0)
+        if not outcome.counts or outcome.progressed:
+            return outcome
+        row = self.conn.execute(
+            "SELECT interruptions FROM steps WHERE job_id=? AND name=?",
+            (running.job_id, running.step),
+        ).fetchone()
+        count = int(row["interruptions"]) + 1 if row else 1
+        limit = MAX_CRASHES if attempts.is_crash(outcome) else self.settings.max_interruptions
+        if count < limit:
+            self._rest(running.job_id, min(30.0, 0.5 * 2 ** (count - 2)) if count > 1 else 0.0)
+            return outcome
+        error = {
+            "code": "interrupted",
+            "what": f"step {running.step!r} was interrupted {count} times without progress",
+            "why": outcome.reason,
+            "hint": "lower its memory (batch, sequence length), then"
+            f" `modelops-tui jobs retry {running.job_id}`",
+        }
+        return Outcome("failed", error["what"], error=error, exit=outcome.exit, began=outcome.began)
+
+    def _rest(self, job_id: str, seconds: float) -> None:
+        if seconds > 0:
+            self._not_before[job_id] = time.monotonic() + seconds
+
+    def _record(self, running: Running, outcome: Outcome, ended: Ended | None) -> None:
+        self._event(
+            running.job_id, running.attempt, running.step, "ended", outcome.state, outcome.reason
+        )
+        self.admission.measured(self.conn, running, outcome)
+        if ended is not None:
+            _log.info(
+                "job %s attempt %d %s; job %s %s",
+                running.job_id,
+                running.attempt,
+                outcome.state,
+                ended.job_state,
+                ended.reason,
+            )
+
+    def _moved(self, job_id: str, ended: Ended | None) -> None:
+        """A job changed state: tell those who wait for its end, and offer its next step at once."""
+        if ended is None:
+            return
+        if ended.over:
+            self.ended.append((job_id, ended))
+        self._seen_version = -1
+        self._wake()
+
+    def _note(self, step: steps.StepRow, text: str) -> None:
+        record = {"t": round(time.time(), 3), "attempt": step.attempt, "step": step.name}
+        progress.append_event(
+            self.paths, step.job_id, {**record, "type": "note", "level": "info", "text": text}
+        )
+
+    def _event(
+        self, job_id: str, attempt: int, step: str, kind: str, state: str, reason: str
+    ) -> None:
+        record: dict[str, Any] = {"t": round(time.time(), 3), "attempt": attempt, "step": step}
+        progress.append_event(
+            self.paths, job_id, {**record, "type": kind, "state": state, "reason": reason}
+        )
+
+    # -- following --------------------------------------------------------------------------------
+
+    def follow(self, which: list[Running] | None = None) -> None:
+        """Mirror the newest events of the running jobs into their rows."""
+        with self.mutex:
+            updates = {}
+            for running in which if which is not None else list(self.running.values()):
+                path = self.paths.job_events(running.job_id)
+                events, running.events_offset = progress.read_new(path, running.events_offset)
+                values = progress.columns(events)
+                if values:
+                    updates[running.job_id] = values
+            if updates:
+                with suppress(StoreBusy, OutOfSpace):
+                    progress.save(self.progress_conn, updates)
+
+    def freeze(self, job_id: str, *, thaw: bool) -> bool:
+        """SIGSTOP (or SIGCONT) the worker's processes of a running job; it keeps its memory."""
+        with self.mutex:
+            for running in self.running.values():
+                if running.job_id == job_id:
+                    number = signal.SIGCONT if thaw else signal.SIGUSR2
+                    return running.send(number, once=False)
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """What ``engine status`` shows."""
+        with self.mutex:
+            counts = dict(
+                self.conn.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+            )
+            return {
+                "queued": counts.get(str(JobState.QUEUED), 0),
+                "active": len(self.running),
+                "lanes": [self._lane_status(name) for name in self.lanes],
+            }
+
+    def _lane_status(self, name: str) -> dict[str, Any]:
+        here = [r for r in self.running.values() if r.lane == name]
+        turn = next((r for r in here if not self.admission.shares(r)), None)
+        return {
+            "name": name,
+            "job_id": turn.job_id if turn else None,
+            "attempt": turn.attempt if turn else None,
+            "shares": [r.job_id for r in here if self.admission.shares(r)],
+        }
+
+
+def space_left(paths: StatePaths) -> bool:
+    """True while more than the floor is free."""
+    return space.free_bytes(paths.root) >= space.floor_bytes()

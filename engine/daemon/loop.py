@@ -1,0 +1,134 @@
+"""The main loop: sleeps until the doorbell, a dying shim, a client or a timer has something for it.
+
+Idle, it wakes every 2 s for one ``PRAGMA data_version``; with runs going on, once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from engine.daemon.doorbell import drain, open_doorbell
+from engine.daemon.engine import Engine
+from engine.daemon.server import ControlServer
+from engine.daemon.settings import EngineSettings
+from engine.paths import StatePaths
+
+_log = logging.getLogger(__name__)
+
+SWEEP_S = 2.0
+FOLLOW_S = 1.0
+#: A tree whose shim is dead dies within milliseconds; its lock is asked again so soon.
+DYING_S = 0.02
+
+
+class MainLoop:
+    """Runs an ``Engine`` until it is told to leave. The caller holds ``engine.lock``."""
+
+    def __init__(self, paths: StatePaths, settings: EngineSettings) -> None:
+        self._paths = paths
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._leaving = threading.Event()
+        self._watched: dict[int, tuple[str, int]] = {}
+        self._dying = False
+        self.engine = Engine(paths, settings, self.wake)
+        self._bell: socket.socket = open_doorbell(paths)
+        self._server = ControlServer(paths, self.engine, self.leave)
+
+    def wake(self) -> None:
+        """Look again at once; callable from any thread."""
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")
+
+    def leave(self) -> None:
+        """End the loop; callable from any thread and from signal handlers."""
+        self._leaving.set()
+        self.wake()
+
+    def run(self) -> None:
+        """Serve until ``leave``."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.leave())
+        # a hang-up of the terminal that started us is not for us
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._selector.register(self._bell, selectors.EVENT_READ, "bell")
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        try:
+            self.engine.start()
+            self._server.start()
+            _log.info("ready")
+            while not self._leaving.is_set():
+                self._turn()
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        self._watch_shims()
+        ready = self._selector.select(self._timeout())
+        force = False
+        for key, _ in ready:
+            if key.data == "bell":
+                drain(self._bell)
+                force = True
+            elif key.data == "wake":
+                with suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+            else:
+                # the shim is gone: never ready again, the lock tells the rest
+                self._selector.unregister(key.fd)
+                self._dying = True
+        if self._leaving.is_set():
+            return
+        self.engine.sweep(force=force)
+        self._dying = self._some_are_dying()
+        if self.engine.running and time.monotonic() >= self._follow_due:
+            self._follow_due = time.monotonic() + FOLLOW_S
+            self.engine.follow()
+        self._tell_ends()
+
+    _follow_due = 0.0
+
+    def _timeout(self) -> float:
+        if self._dying:
+            return DYING_S
+        return FOLLOW_S if self.engine.running else SWEEP_S
+
+    def _watch_shims(self) -> None:
+        """Register the shims' descriptors, so that an end is seen at once."""
+        with self.engine.mutex:
+            current = {
+                r.pidfd: key for key, r in self.engine.running.items() if r.pidfd is not None
+            }
+        for fd in [fd for fd, key in self._watched.items() if current.get(fd) != key]:
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(fd)
+            del self._watched[fd]
+        for fd, key in current.items():
+            if fd not in self._watched:
+                self._selector.register(fd, selectors.EVENT_READ, "shim")
+                self._watched[fd] = key
+
+    def _some_are_dying(self) -> bool:
+        """True while an attempt's shim is gone but its lock is still held."""
+        registered = self._selector.get_map()
+        return any(fd not in registered for fd in self._watched)
+
+    def _tell_ends(self) -> None:
+        self.engine.ended.clear()
+
+    def _close(self) -> None:
+        self._server.close()
+        self._bell.close()
+        with suppress(OSError):
+            self._paths.doorbell.unlink()
+        self.engine.close()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
