@@ -44,14 +44,18 @@ class System:
             )
             for lane in answer.get("lanes", ())
         )
-        names = ("pid", "version", "protocol", "started", "memory_bytes", "cpu_seconds")
         return EngineStatus(
             running=True,
+            pid=answer.get("pid"),
+            version=answer.get("version"),
+            protocol=answer.get("protocol"),
+            started=answer.get("started"),
+            memory_bytes=answer.get("memory_bytes"),
+            cpu_seconds=answer.get("cpu_seconds"),
             state_dir=str(answer["state_dir"]),
             lanes=lanes,
             queued=int(answer.get("queued", 0)),
             active=int(answer.get("active", 0)),
-            **{name: answer.get(name) for name in names},
         )
 
     def stop_engine(self, timeout: float = 10.0) -> bool:

@@ -197,20 +197,15 @@ class Engine:
 
     def _claim_and_spawn(self, lane: str, lock: int | None, step: steps.StepRow) -> None:
         ready = steps.prepare(self.conn, self.paths, step)
-        where = {"attempt": step.attempt, "step": step.name}
         if isinstance(ready, steps.Unmet):
-            self._moved(
-                step.job_id, run.fail_queued(self.conn, step.job_id, **where, outcome=ready.outcome)
-            )
+            self._moved(step.job_id, run.fail_queued(self.conn, step.expected, ready.outcome))
             return
         if isinstance(ready, steps.Remembered):
-            ended = run.skip_step(
-                self.conn, step.job_id, **where, outcome=ready.outcome, memo_of=ready.memo_of
-            )
+            ended = run.skip_step(self.conn, step.expected, ready.outcome, ready.memo_of)
             self._note(step, ready.outcome.reason)
             self._moved(step.job_id, ended)
             return
-        attempt = run.claim(self.conn, step.job_id, **where, lane=lane)
+        attempt = run.claim(self.conn, step.expected, lane)
         if attempt is None:
             return
         spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lane)

@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import ModelOpsError
 from engine.paths import StatePaths
 from engine.store import run
-from engine.store.run import Outcome
+from engine.store.run import Expected, Outcome
 from engine.supervise.durable import read_json
 
 
@@ -62,6 +62,11 @@ class StepRow:
     source_path: str | None
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Outputs of the job's finished steps by name."""
+
+    @property
+    def expected(self) -> Expected:
+        """What a compare-and-set on this job compares with."""
+        return Expected(self.job_id, self.attempt, self.name)
 
 
 def load_step(conn: sqlite3.Connection, job_id: str) -> StepRow | None:

@@ -39,6 +39,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A queued job as its reader saw it; a change since then makes the compare-and-set miss."""
+
+    job_id: str
+    attempt: int
+    step: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """What ``finish`` made of it: the job's new state, and whether the job is over."""
 
@@ -48,21 +57,13 @@ class Ended:
     next_step: str | None = None
 
 
-def claim(
-    conn: sqlite3.Connection, job_id: str, *, attempt: int, step: str, lane: str
-) -> int | None:
+def claim(conn: sqlite3.Connection, expected: Expected, lane: str) -> int | None:
     """Take a queued job for its next attempt; the lane's lock must be held already.
-
-    Args:
-        conn: an open store.
-        job_id: the job.
-        attempt: the attempt number the caller saw (the new one is one higher).
-        step: the step the caller prepared.
-        lane: the lane it will run in.
 
     Returns:
         The new attempt number, or None when the row is not what the caller saw.
     """
+    job_id, attempt, step = expected.job_id, expected.attempt, expected.step
     now = time.time()
     with transaction(conn):
         changed = conn.execute(
@@ -230,42 +231,36 @@ def _back_to_queue(conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome)
 
 
 def skip_step(
-    conn: sqlite3.Connection,
-    job_id: str,
-    *,
-    attempt: int,
-    step: str,
-    outcome: Outcome,
-    memo_of: str,
+    conn: sqlite3.Connection, expected: Expected, outcome: Outcome, memo_of: str
 ) -> Ended | None:
     """Use a remembered result instead of running a step (the job must still be queued)."""
     with transaction(conn):
-        job = _queued(conn, job_id, attempt, step)
+        job = _queued(conn, expected)
         if job is None:
             return None
         now = time.time()
         _step_succeeded(conn, job, outcome, now)
         conn.execute(
             "UPDATE steps SET memo_of=?, reason=? WHERE job_id=? AND name=?",
-            (memo_of, outcome.reason, job_id, step),
+            (memo_of, outcome.reason, expected.job_id, expected.step),
         )
-        conn.execute("UPDATE jobs SET started=COALESCE(started, ?) WHERE id=?", (now, job_id))
+        conn.execute(
+            "UPDATE jobs SET started=COALESCE(started, ?) WHERE id=?", (now, expected.job_id)
+        )
         return _advance(conn, job, now)
 
 
-def fail_queued(
-    conn: sqlite3.Connection, job_id: str, *, attempt: int, step: str, outcome: Outcome
-) -> Ended | None:
+def fail_queued(conn: sqlite3.Connection, expected: Expected, outcome: Outcome) -> Ended | None:
     """Fail a job whose next step may not run (an unmet gate, a reference without a value)."""
     with transaction(conn):
-        job = _queued(conn, job_id, attempt, step)
+        job = _queued(conn, expected)
         return None if job is None else _fail(conn, job, outcome, time.time())
 
 
-def _queued(conn: sqlite3.Connection, job_id: str, attempt: int, step: str) -> sqlite3.Row | None:
+def _queued(conn: sqlite3.Connection, expected: Expected) -> sqlite3.Row | None:
     row: sqlite3.Row | None = conn.execute(
         "SELECT * FROM jobs WHERE id=? AND state='queued' AND attempt=? AND step=?",
-        (job_id, attempt, step),
+        (expected.job_id, expected.attempt, expected.step),
     ).fetchone()
     return row
 

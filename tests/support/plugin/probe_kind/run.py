@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -28,6 +29,15 @@ def write_ledger(path: str, **record: object) -> None:
     os.write(fd, (json.dumps({"t": time.monotonic(), **record}) + "\n").encode())
     os.fsync(fd)
     os.close(fd)
+
+
+def witness(path: str, **record: object) -> None:
+    """An exclusive lock of the test's own, held until death: overlapping workers can't both have it."""
+    fd = os.open(f"{path}.witness", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        write_ledger(path, what="overlap", **record)
 
 
 def once(ctx: StepContext, name: str) -> bool:
@@ -86,6 +96,8 @@ def run(ctx: StepContext) -> StepResult:
         lane=os.environ.get("CUDA_VISIBLE_DEVICES"),
         **identity,
     )
+    if spec.ledger:
+        witness(f"{spec.ledger}", **identity)
     if spec.loud_kib:
         for _ in range(spec.loud_kib):
             sys.stdout.write("x" * 1023 + "\n")

@@ -1,0 +1,45 @@
+"""A harness for each fault test; its state directory is kept when the test fails."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.harness import PLUGIN, Harness, seed_of
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Any:
+    outcome = yield
+    setattr(item, f"report_{call.when}", outcome.get_result())
+
+
+@pytest.fixture(autouse=True)
+def _probe_kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from engine.kinds import load_kinds
+
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
+    load_kinds.cache_clear()
+    yield
+    load_kinds.cache_clear()
+
+
+@pytest.fixture
+def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]:
+    made = Harness(tmp_path, seed_of(request.node.name))
+    try:
+        yield made
+    finally:
+        made.close()
+        report = getattr(request.node, "report_call", None)
+        if report is not None and report.failed:
+            kept = Path(f"{tmp_path}-failed")
+            shutil.copytree(tmp_path, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True,
+                            ignore=shutil.ignore_patterns("*.sock"))
+            sys.stdout.write(f"kept: {kept}\n")
