@@ -126,6 +126,8 @@ class Service:
                         return
                     yield record["event"]
                 ended = True
+                # its stdout is closed: wait for the rest, or the next call would meet a corpse
+                self.close()
                 raise EngineUnavailable(
                     f"the {self.kind} service ended in the middle of {action!r}",
                     why=self._log_tail(),
