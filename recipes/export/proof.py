@@ -1,0 +1,228 @@
+"""The proof of an export: the same prompts through the source and the result, compared greedily.
+
+A greedy answer that differs is not yet a fault: quantization moves log-probabilities a little, and
+where the source itself was undecided the choice may flip. So the first differing token is judged
+by the source's own gap between the two choices, against the noise measured for this result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+#: A lossless conversion may flip a choice only where the source was this undecided (nats).
+LOSSLESS_GAP = 0.1
+
+#: A quantized result may flip choices within so many times its measured noise.
+NOISE_FACTOR = 6.0
+
+
+class Answerer(Protocol):
+    """The source: greedy answers and the logits behind them."""
+
+    def generate(self, prompt: Sequence[int], count: int, stops: Sequence[int]) -> list[int]:
+        """Up to ``count`` greedy tokens, ending after one of ``stops``."""
+
+    def logits(self, tokens: Sequence[int]) -> Array:
+        """``(len(tokens), vocabulary)``."""
+
+
+@dataclass(frozen=True)
+class SourceAnswer:
+    """What the source says to one prompt."""
+
+    text: str
+    """The prompt, rendered."""
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    log_probs: Array
+    """``(len(tokens), vocabulary)`` float16: the source's view at every generated position."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt through both."""
+
+    prompt: str
+    same: int
+    """Tokens equal from the start."""
+    of: int
+    """Tokens the source generated."""
+    source_token: int | None
+    result_token: int | None
+    """The first differing tokens; None where nothing differs (or one answer ended)."""
+    gap: float
+    """Nats by which the source preferred its own token there; 0 where nothing differs."""
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The round trip of one result."""
+
+    cases: tuple[Case, ...]
+    allowed_gap: float
+    template_same: bool
+    tokenizer_same: bool
+    stops_same: bool
+    tokens_per_s: float
+    """Generation, one token at a time."""
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the export may be published."""
+        return not self.problems
+
+    @property
+    def exact(self) -> int:
+        """Prompts answered with exactly the source's tokens."""
+        return sum(c.same == c.of and c.gap == 0 for c in self.cases)
+
+    def summary(self) -> str:
+        """A cell for the report: ``3/4 exact``, or what failed."""
+        if not self.passed:
+            return "FAILED"
+        return f"{self.exact}/{len(self.cases)} exact"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``proof.json``."""
+        return {**asdict(self), "passed": self.passed, "exact": self.exact}
+
+
+def answer(
+    source: Answerer,
+    prompts: Sequence[tuple[str, Sequence[int]]],
+    count: int,
+    stops: Sequence[int],
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[SourceAnswer]:
+    """The source's greedy answers, each with the distribution behind every token."""
+    import numpy as np
+
+    from recipes.quantize.measure import log_softmax
+
+    answers = []
+    for text, prompt in prompts:
+        check_stop()
+        tokens = source.generate(prompt, count, stops)
+        logits = source.logits([*prompt, *tokens])[len(prompt) - 1 : -1]
+        answers.append(
+            SourceAnswer(
+                text,
+                tuple(prompt),
+                tuple(tokens),
+                log_softmax(np.array(logits, np.float32)).astype(np.float16),
+            )
+        )
+    return answers
+
+
+def judge(reference: SourceAnswer, tokens: Sequence[int], allowed: float) -> Case:
+    """Compare one answer of the result with the source's."""
+    want = reference.tokens
+    same = 0
+    while same < min(len(want), len(tokens)) and want[same] == tokens[same]:
+        same += 1
+    if same == len(want):
+        return Case(reference.text, same, len(want), None, None, 0.0, True)
+    have = tokens[same] if same < len(tokens) else None
+    row = reference.log_probs[same]
+    gap = float(row[want[same]]) - float(row[have]) if have is not None else float("inf")
+    return Case(reference.text, same, len(want), want[same], have, gap, gap <= allowed)
+
+
+def prove_gguf(
+    path: Path,
+    answers: Sequence[SourceAnswer],
+    tokenizer: Any,
+    *,
+    stops: Sequence[int],
+    noise: float | None,
+    threads: int,
+    gpu_layers: int = 0,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Proof:
+    """Round trip through llama.cpp.
+
+    Args:
+        path: the GGUF.
+        answers: what the source said.
+        tokenizer: the source's.
+        stops: token ids that must end a generation.
+        noise: measured change of log-probabilities (nats); None for a lossless conversion.
+        threads: CPU threads.
+        gpu_layers: layers on the GPU.
+        check_stop: raises when the step is to stop.
+    """
+    from recipes.gguf.runtime import GgufModel
+
+    allowed = LOSSLESS_GAP if noise is None else max(LOSSLESS_GAP, NOISE_FACTOR * noise)
+    longest = max((len(a.prompt) + len(a.tokens) for a in answers), default=1)
+    problems: list[str] = []
+    cases = []
+    tokens = 0
+    seconds = 0.0
+    with GgufModel(path, context=longest + 8, threads=threads, gpu_layers=gpu_layers) as model:
+        stops_same = all(model.ends(stop) for stop in stops)
+        if not stops_same:
+            missing = [s for s in stops if not model.ends(s)]
+            problems.append(f"generation would not stop at the tokens {missing}")
+        embedded = model.meta("tokenizer.chat_template")
+        own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+        template_same = own is None or embedded == own
+        if not template_same:
+            problems.append("the chat template in the file is not the source's")
+        tokenizer_same = True
+        for reference in answers:
+            check_stop()
+            have = tuple(model.tokenize(reference.text))
+            if have != reference.prompt and (model.tokenize(reference.text, special=True)) != list(
+                reference.prompt
+            ):
+                tokenizer_same = False
+                problems.append(f"the prompt {reference.text[:60]!r} is tokenized differently")
+            began = time.perf_counter()
+            given = model.generate(reference.prompt, len(reference.tokens))
+            seconds += time.perf_counter() - began - model.prompt_seconds
+            tokens += len(given) - 1
+            cases.append(judge(reference, given, allowed))
+    problems += [
+        f"{c.prompt[-60:]!r}: token {c.same + 1} is {c.result_token}, the source says "
+        f"{c.source_token} and prefers it by {c.gap:.2f} nats (allowed: {allowed:.2f})"
+        for c in cases
+        if not c.accepted
+    ]
+    return Proof(
+        tuple(cases),
+        allowed,
+        template_same,
+        tokenizer_same,
+        stops_same,
+        tokens / seconds if tokens and seconds > 0 else 0.0,
+        tuple(problems),
+    )
+
+
+def require(proof: Proof, name: str) -> None:
+    """Fail the export when its proof failed.
+
+    Raises:
+        BadInput: with the first differing token.
+    """
+    if not proof.passed:
+        raise BadInput(
+            f"{name} does not behave like its source",
+            why="; ".join(proof.problems[:3]),
+            hint="nothing was published; keep the source and report this model's architecture",
+        )

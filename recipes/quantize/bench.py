@@ -1,0 +1,187 @@
+"""What the levels are measured against, made once from the source in one load of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.export.proof import SourceAnswer, answer, prove_gguf, require
+from recipes.quantize.ladder import Bench
+from recipes.quantize.measure import Reference, Windows, cut
+from recipes.quantize.texts import prompts, read, stream
+
+if TYPE_CHECKING:
+    from engine.worker.context import StepContext
+    from recipes.quantize.run import Source
+    from recipes.quantize.schema import QuantizeSpec
+
+
+def prepare_bench(
+    ctx: StepContext, spec: QuantizeSpec, source: Source, unquantized: Path
+) -> tuple[Bench, Any, list[str]]:
+    """Reference predictions, answers and importance; proves the conversion.
+
+    Returns:
+        the bench, the importance matrix (None: not wanted), and notes for the report.
+
+    Raises:
+        BadInput: the converted file does not behave like the source.
+    """
+    from recipes.gguf.checkpoint import open_checkpoint
+    from recipes.quantize.importance import calibration_stream, load_importance
+
+    texts, heads, notes = _texts(spec, source, ctx)
+    stops = _stops(source)
+    vocabulary = len_vocabulary(source.folder)
+    references = tuple(Reference(t, ctx.work_dir, vocabulary) for t in texts)
+    answers_file = ctx.work_dir / "answers.npz"
+    importance_file = ctx.work_dir / "importance.npz"
+    wanted = spec.wants_importance
+    missing = not all(r.ready() for r in references) or not answers_file.is_file()
+    if wanted and not importance_file.is_file():
+        missing = True
+    calibration = calibration_stream(ctx, spec, source) if wanted else None
+    if calibration is not None:
+        notes.append(f"importance matrix from {calibration.describe()}")
+    if missing:
+        _compute(ctx, spec, source, references, heads, stops, answers_file, calibration)
+    answers = load_answers(answers_file)
+    importance = load_importance(importance_file) if wanted else None
+    proof = prove_gguf(
+        unquantized,
+        answers,
+        source.tokenizer,
+        stops=stops,
+        noise=None,
+        threads=ctx.threads,
+        gpu_layers=-1 if ctx.device == "cuda" else 0,
+    )
+    require(proof, "the converted file")
+    notes.append(
+        f"conversion proven: {proof.summary()} prompts, tokenizer and template as the source's"
+    )
+    parameters = open_checkpoint(source.folder).parameters
+    return Bench(references, tuple(answers), stops, source.tokenizer, parameters), importance, notes
+
+
+def _texts(
+    spec: QuantizeSpec, source: Source, ctx: StepContext
+) -> tuple[list[Windows], list[tuple[str, tuple[int, ...]]], list[str]]:
+    notes = []
+    tokenizer = source.tokenizer
+    begin = begin_token(tokenizer)
+    name, examples = read(spec.eval.data, ctx.paths)
+    wanted = [(name, examples, spec.eval.tokens)]
+    if spec.eval.neutral is not None:
+        other, rows = read(spec.eval.neutral, ctx.paths)
+        wanted.append(
+            (other if other != name else f"{other} (neutral)", rows, spec.eval.neutral_tokens)
+        )
+    texts = []
+    for title, rows, tokens in wanted:
+        found = stream(title, rows, tokenizer, tokens)
+        if found.short:
+            notes.append(f"{title} ends after {len(found.ids)} tokens, {tokens} were asked for")
+        texts.append(cut(title, found.ids, tokens, spec.eval.window, begin))
+    room = max(spec.eval.window, 64)
+    heads = [(p.text, p.ids) for p in prompts(examples, tokenizer, spec.eval.prompts, room)]
+    return texts, heads, notes
+
+
+def begin_token(tokenizer: Any) -> int | None:
+    """The token put before every text, where the tokenizer does that."""
+    ids = tokenizer("a")["input_ids"]
+    return int(ids[0]) if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else None
+
+
+def len_vocabulary(folder: Path) -> int:
+    """Rows of the output matrix."""
+    from recipes.gguf.checkpoint import open_checkpoint
+    from recipes.gguf.families import read_config
+
+    return int(read_config(open_checkpoint(folder).config).need("vocab_size"))
+
+
+def _stops(source: Source) -> tuple[int, ...]:
+    from recipes.gguf.vocabulary import stop_ids
+
+    found = set(stop_ids(source.folder))
+    if source.tokenizer.eos_token_id is not None:
+        found.add(int(source.tokenizer.eos_token_id))
+    return tuple(sorted(found))
+
+
+def _compute(
+    ctx: StepContext,
+    spec: QuantizeSpec,
+    source: Source,
+    references: tuple[Reference, ...],
+    heads: list[tuple[str, tuple[int, ...]]],
+    stops: tuple[int, ...],
+    answers_file: Path,
+    calibration: Any,
+) -> None:
+    from recipes.quantize.importance import collect
+    from recipes.quantize.torch_source import TorchModel
+
+    def check_stop() -> None:
+        if ctx.should_stop:
+            ctx.raise_stopped()
+
+    ctx.phase("loading the source")
+    model = TorchModel(
+        source.folder,
+        threads=ctx.threads,
+        device=ctx.device,
+        dtype="float32" if ctx.device == "cpu" else "bfloat16",
+    )
+    try:
+        if not answers_file.is_file():
+            ctx.phase("asking the source")
+            save_answers(
+                answers_file, answer(model, heads, spec.eval.prompt_tokens, stops, check_stop)
+            )
+        for reference in references:
+            if not reference.ready():
+                ctx.phase(f"predicting {reference.windows.name} with the source")
+                reference.compute(
+                    model, lambda done, total: ctx.progress(done, total, "tokens"), check_stop
+                )
+        if calibration is not None:
+            ctx.phase("computing the importance matrix")
+            collect(ctx, spec, model, calibration, check_stop)
+    finally:
+        model.close()
+
+
+def save_answers(path: Path, answers: list[SourceAnswer]) -> None:
+    """Keep the source's answers for later attempts."""
+    import os
+
+    import numpy as np
+
+    values: dict[str, Any] = {"count": np.array(len(answers))}
+    for i, a in enumerate(answers):
+        values[f"text{i}"] = np.array(a.text)
+        values[f"prompt{i}"] = np.array(a.prompt, np.int64)
+        values[f"tokens{i}"] = np.array(a.tokens, np.int64)
+        values[f"log{i}"] = a.log_probs
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **values)
+    os.replace(partial, path)
+
+
+def load_answers(path: Path) -> list[SourceAnswer]:
+    """What ``save_answers`` kept."""
+    import numpy as np
+
+    with np.load(path) as values:
+        return [
+            SourceAnswer(
+                str(values[f"text{i}"]),
+                tuple(values[f"prompt{i}"].tolist()),
+                tuple(values[f"tokens{i}"].tolist()),
+                values[f"log{i}"],
+            )
+            for i in range(int(values["count"]))
+        ]

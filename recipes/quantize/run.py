@@ -1,0 +1,220 @@
+"""The run function of ``quantize``: find the source, hand over to the format's path, publish."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import ModelOpsError, StepFailed
+from engine.worker.context import StepContext, StepResult
+from recipes.quantize.ladder import Rung, make_rung, plan_levels
+from recipes.quantize.measure import save_json
+from recipes.quantize.report import chart, choose, tables
+
+if TYPE_CHECKING:
+    from engine.models import ModelLocation
+    from recipes.quantize.schema import QuantizeSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """The whole model that is quantized."""
+
+    location: ModelLocation
+    folder: Path
+    """Its Hugging Face directory (adapters merged)."""
+    tokenizer: Any
+    notes: tuple[str, ...]
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Quantize as the recipe says.
+
+    Raises:
+        ModelOpsError: with the reason; nothing half-written is published.
+    """
+    spec: QuantizeSpec = ctx.params  # type: ignore[assignment]
+    ctx.work_dir.mkdir(parents=True, exist_ok=True)
+    if spec.format == "gguf":
+        return _run_gguf(ctx, spec)
+    from recipes.backends.run import run_backend
+
+    return run_backend(ctx, spec)
+
+
+def open_source(ctx: StepContext, spec: QuantizeSpec) -> Source:
+    """Resolve the model, merge an adapter, and say what the reader of the report must know."""
+    from engine.models import resolve_model
+    from recipes.loading import load_tokenizer, merged_folder
+    from recipes.quantize.grid import grid_note
+
+    ctx.phase("opening the source")
+    location = resolve_model(spec.model, ctx.paths)
+    folder = merged_folder(location, ctx.paths)
+    note = grid_note(location, ctx.paths)
+    return Source(
+        location, folder, load_tokenizer(location, paths=ctx.paths), (note,) if note else ()
+    )
+
+
+def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
+    from recipes.gguf.convert import convert
+    from recipes.quantize.bench import prepare_bench
+
+    source = open_source(ctx, spec)
+    unquantized = ctx.work_dir / "source.gguf"
+    notes = list(source.notes)
+    if not unquantized.is_file():
+        ctx.phase("converting to GGUF")
+        made = convert(
+            source.folder,
+            unquantized,
+            dtype=spec.intermediate,
+            name=source.location.name,
+            progress=lambda done, total: ctx.progress(done, total, "bytes"),
+            tokenizer=source.tokenizer,
+        )
+        notes += made.notes
+    _check_tokenizer(source, unquantized)
+    plans = plan_levels(ctx, spec, unquantized)
+    bench, importance, found = prepare_bench(ctx, spec, source, unquantized)
+    notes += found
+    rungs: list[Rung] = []
+    for number, level in enumerate(plans):
+        if ctx.should_stop:
+            ctx.raise_stopped()
+
+        def tell(name: str, part: float, number: int = number) -> None:
+            ctx.progress(round(number + part, 3), len(plans), "levels", level=name)
+
+        rungs.append(make_rung(ctx, spec, level, unquantized, bench, importance, tell))
+        ctx.progress(number + 1, len(plans), "levels", level=level)
+    return _finish(ctx, spec, source, rungs, notes)
+
+
+def _check_tokenizer(source: Source, unquantized: Path) -> None:
+    from recipes.gguf.parity import compare
+
+    differences = compare(source.tokenizer, unquantized)
+    if differences:
+        unquantized.unlink(missing_ok=True)
+        raise StepFailed(
+            "the tokenizer in the GGUF is not the source's",
+            why="; ".join(d.describe() for d in differences[:3]),
+            hint="nothing was published; gptq and awq keep the source's own tokenizer",
+        )
+
+
+def _finish(
+    ctx: StepContext, spec: QuantizeSpec, source: Source, rungs: list[Rung], notes: list[str]
+) -> StepResult:
+    ctx.phase("publishing")
+    passed = [r for r in rungs if spec.max_kl is None or r.main().kl <= spec.max_kl]
+    best = choose(passed, spec)
+    report = tables(rungs, spec, notes, best, len(passed))
+    for table in report:
+        ctx.event("table", **table)
+    if best is None:
+        cheapest = min(rungs, key=lambda r: r.main().kl)
+        raise StepFailed(
+            f"every level costs more than max_kl = {spec.max_kl}",
+            why=f"the nearest is {cheapest.level} with a mean KL of {cheapest.main().kl:.4f}",
+            hint="allow more, add a larger level such as Q6_K, or set imatrix = true",
+        )
+    registry = ctx.registry()
+    manifests = {r.level: publish(ctx, registry, source, r, notes) for r in passed}
+    report_file = ctx.work_dir / "report.json"
+    save_json(
+        report_file,
+        {
+            "model": source.location.name,
+            "source": source.location.manifest,
+            "levels": [r.to_json() for r in rungs],
+            "chart": chart(rungs),
+            "notes": notes,
+            "tables": list(report),
+        },
+    )
+    view = registry.publish(
+        name=f"{ctx.job_name}.{ctx.step}.report",
+        artifact_type="report",
+        files={"report.json": report_file},
+        parents=[("evaluates", m) for m in manifests.values()],
+        key=f"{ctx.job_id}/{ctx.step}/report",
+    )
+    figures = best.main()
+    return StepResult(
+        outputs={
+            "model": manifests[best.level],
+            "models": json.dumps([{"level": k, "manifest": v} for k, v in manifests.items()]),
+            "kl": figures.kl,
+            "perplexity": figures.perplexity,
+            "size_bytes": float(best.size_bytes),
+            "tokens_per_s": best.tokens_per_s,
+            "report": view.id,
+        },
+        report=report,
+    )
+
+
+def publish(ctx: StepContext, registry: Any, source: Source, rung: Rung, notes: list[str]) -> str:
+    """Publish one level with its report and a Modelfile; twice gives the same id."""
+    from recipes.export.ollama import modelfile
+
+    folder = ctx.work_dir / "publish" / rung.level
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    file = f"model-{rung.level}.gguf"
+    try:
+        (folder / file).hardlink_to(rung.path)
+    except OSError:
+        shutil.copyfile(rung.path, folder / file)
+    save_json(folder / "report.json", rung.to_json())
+    (folder / "Modelfile").write_text(modelfile(file, source.folder), encoding="utf-8")
+    figures = rung.main()
+    parents = [("quantized_from", source.location.manifest)] if source.location.manifest else []
+    try:
+        view = registry.publish(
+            name=f"{ctx.job_name}.{ctx.step}",
+            artifact_type="quantized",
+            files=folder,
+            parents=parents,
+            metrics={
+                "kl": figures.kl,
+                "kl_p99": figures.kl_p99,
+                "perplexity": figures.perplexity,
+                "source_perplexity": figures.source_perplexity,
+                "top1": figures.top1,
+                "bits_per_weight": rung.bits_per_weight,
+                "tokens_per_s": rung.tokens_per_s,
+            },
+            card=_card(source, rung, notes),
+            license=source.location.license,
+            run={"job": ctx.job_id, "step": ctx.step, "level": rung.level},
+            tags=["gguf", rung.level.lower()],
+            key=f"{ctx.job_id}/{ctx.step}/{rung.level}",
+        )
+    except ModelOpsError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    ctx.event("artifact", manifest=view.id, artifact_type="quantized", name=rung.level)
+    return str(view.id)
+
+
+def _card(source: Source, rung: Rung, notes: list[str]) -> str:
+    figures = rung.main()
+    lines = [
+        f"# {source.location.name} at {rung.level}",
+        "",
+        f"- {rung.size_bytes / 1e6:.1f} MB, {rung.bits_per_weight:.2f} bits per weight",
+        f"- perplexity {figures.perplexity:.3f} (source {figures.source_perplexity:.3f}) on "
+        f"{figures.tokens} tokens of {figures.text}",
+        f"- KL divergence {figures.kl:.4f} mean, {figures.kl_p99:.4f} at the 99th percentile",
+        f"- same first choice as the source: {100 * figures.top1:.1f} %",
+        f"- round trip: {rung.proof['exact']} of {len(rung.proof['cases'])} prompts token by token",
+        *(f"- {note}" for note in notes),
+    ]
+    return "\n".join(lines) + "\n"
