@@ -119,8 +119,7 @@ class Encoder:
         render = self._renderer(example.tools)
         if self.loss_on == "all":
             text = render(messages, False)
-            ids, _ = self._spans(text, [], special=False)
-            return ids, [True] * len(ids)
+            return self._spans(text, [(0, len(text))], special=False)
         wanted = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if isinstance(example.prompt, tuple) and example.prompt:
             wanted = [i for i in wanted if i >= len(example.prompt)]
@@ -172,20 +171,17 @@ class Encoder:
         trained = [False] * len(ids)
         token = 0
         for start, end in spans:
-            last_special = None
-            first = None
+            last_end = None
             while token < len(ids) and offsets[token][0] < end:
                 begins, stops = offsets[token]
                 if begins >= start and (stops > begins or ids[token] in self.end_ids):
                     trained[token] = True
-                    first = token if first is None else first
                     if ids[token] in self.end_ids:
-                        last_special = token
+                        last_end = token
                 token += 1
-            if last_special is not None:
+            if last_end is not None and not text[offsets[last_end][1] : end].strip():
                 # white space behind the end token is the template's, not the model's
-                for index in range(last_special + 1, token):
-                    trained[index] = False
+                trained[last_end + 1 : token] = [False] * (token - last_end - 1)
         return ids, trained
 
 

@@ -39,6 +39,8 @@ class FinetuneData(Section):
     """How the rows are read; ``auto`` looks at them."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Renames columns to the names the format expects: ``{ instruction = "question" }``."""
+    template: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Chat template to use instead of the base's own: ``chatml`` or a Jinja file's path."""
     max_length: Annotated[int, Field(ge=16, le=1_048_576)] | Literal["auto"] = 1024
     """Tokens per row; ``auto``: the longest row that fits the memory."""
     on_truncate: Literal["drop", "truncate", "fail"] = "drop"

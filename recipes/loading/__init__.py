@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from recipes.loading.base import base_artifact, ensure_base
 from recipes.loading.causal import load_causal_lm, load_tokenizer
-from recipes.loading.merge import merge_adapter, merged_folder
+from recipes.loading.merge import merge_adapter, merged_folder, write_model
 from recipes.loading.precision import Precision, choose_precision
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "load_tokenizer",
     "merge_adapter",
     "merged_folder",
+    "write_model",
 ]

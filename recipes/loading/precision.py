@@ -11,21 +11,17 @@ from engine.errors import BadInput
 
 @dataclass(frozen=True)
 class Precision:
-    """What weights are stored in and what matrix products are computed in.
-
-    ``autocast`` is None where the weights' own type is computed in.
-    """
+    """What products are computed in; ``autocast`` is None for fp32. Trained weights are fp32."""
 
     name: str
-    weights: str
     autocast: str | None
 
     @property
-    def weight_dtype(self) -> Any:
-        """The weights' ``torch.dtype``."""
+    def compute_dtype(self) -> Any:
+        """The ``torch.dtype`` of matrix products, and of weights that are not trained."""
         import torch
 
-        return getattr(torch, self.weights)
+        return getattr(torch, self.autocast or "float32")
 
 
 @cache
@@ -75,6 +71,6 @@ def choose_precision(wanted: str, device: str) -> Precision:
     return _BF16_MIXED if supported and wanted != "fp16" else _FP16_MIXED
 
 
-_FP32 = Precision("fp32", "float32", None)
-_BF16_MIXED = Precision("bf16", "float32", "bfloat16")
-_FP16_MIXED = Precision("fp16", "float32", "float16")
+_FP32 = Precision("fp32", None)
+_BF16_MIXED = Precision("bf16", "bfloat16")
+_FP16_MIXED = Precision("fp16", "float16")

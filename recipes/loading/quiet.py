@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as stdlib_logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ def quiet_libraries() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # bitsandbytes warns at import about kernels it would download
+    stdlib_logging.getLogger("bitsandbytes").setLevel(stdlib_logging.ERROR)
     from transformers.utils import logging
 
     level = logging.get_verbosity()

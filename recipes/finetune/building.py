@@ -1,0 +1,135 @@
+"""The model that is trained: base weights, adapters by method, gradients where they belong."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from engine.errors import BadInput
+from engine.models import ModelLocation
+from engine.paths import StatePaths
+from recipes.finetune.schema import ADAPTER_METHODS, FinetuneSpec
+from recipes.loading import Precision, load_causal_lm
+from recipes.loading.quiet import quiet_libraries
+
+#: Preference methods train adapters, too: a full copy of the weights would double the memory.
+_WITH_ADAPTER = ADAPTER_METHODS | {"dpo", "kto", "orpo", "grpo"}
+
+
+def build_model(
+    spec: FinetuneSpec,
+    location: ModelLocation,
+    precision: Precision,
+    device: str,
+    paths: StatePaths,
+) -> Any:
+    """Load the base and make it trainable by the recipe's method.
+
+    Frozen weights are kept in the precision they are computed in; whatever is trained is fp32.
+
+    Raises:
+        BadInput: the targets match no module, or the base can't be loaded.
+    """
+    import torch
+
+    adapters = spec.train.method in _WITH_ADAPTER
+    frozen = precision.compute_dtype if adapters else torch.float32
+    model = load_causal_lm(
+        location,
+        frozen,
+        device,
+        paths=paths,
+        quantization=_four_bit(precision) if spec.train.method == "qlora" else None,
+    )
+    model.config.use_cache = False
+    if spec.train.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if adapters:
+        return with_adapters(model, spec)
+    return model.float()
+
+
+def with_adapters(model: Any, spec: FinetuneSpec) -> Any:
+    """Put fresh LoRA (or DoRA) adapters on ``model``; everything else is frozen."""
+    import torch
+
+    check_targets(model, spec.train.targets)
+    with quiet_libraries():
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+        if spec.train.method == "qlora":
+            model = prepare_model_for_kbit_training(
+                model,
+                use_gradient_checkpointing=spec.train.checkpointing,
+                gradient_checkpointing_kwargs={"use_reentrant": False},
+            )
+        elif spec.train.checkpointing:
+            model.enable_input_require_grads()
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=spec.train.rank,
+            lora_alpha=spec.lora_alpha,
+            lora_dropout=spec.train.dropout,
+            target_modules=spec.train.targets,
+            use_dora=spec.train.method == "dora",
+            bias="none",
+        )
+        wrapped = get_peft_model(model, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    return wrapped
+
+
+def _four_bit(precision: Precision) -> Any:
+    with quiet_libraries():
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.compute_dtype,
+        )
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Names of the linear layers that can get an adapter, last part only, without the head."""
+    import torch
+
+    head = model.get_output_embeddings()
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    return sorted(name for name in names if not name.isdigit())
+
+
+def check_targets(model: Any, targets: list[str] | str) -> None:
+    """Refuse adapter targets that match no module.
+
+    Raises:
+        BadInput: with the modules that exist.
+    """
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    for target in targets:
+        pattern = re.compile(rf"(.*\.)?{re.escape(target)}")
+        if not any(pattern.fullmatch(name) for name in names):
+            raise BadInput(
+                f"train.targets: no module is called {target!r}",
+                why=f"linear modules of this model: {', '.join(linear_modules(model))}",
+                hint='name some of them, or set targets = "all-linear"',
+            )
+
+
+def trainable_parameters(model: Any) -> tuple[int, int]:
+    """``(trainable, all)`` parameter counts (a 4-bit weight counts its two numbers per byte)."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        count = parameter.numel() * (2 if parameter.__class__.__name__ == "Params4bit" else 1)
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total

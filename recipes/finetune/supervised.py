@@ -1,0 +1,271 @@
+"""Supervised fine-tuning on the bare Trainer: LoRA, QLoRA, DoRA, full, pre-training."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.worker.checkpoints import latest_complete, prune
+from engine.worker.context import StepResult
+from recipes.evaluate.generation import answers, shown_prompt
+from recipes.evaluate.perplexity import score_rows
+from recipes.finetune.arguments import make_arguments, total_steps, training_arguments
+from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
+from recipes.finetune.building import build_model, trainable_parameters
+from recipes.finetune.memory import peak_memory_bytes
+from recipes.finetune.outcome import Outcome, publish_outcome
+from recipes.finetune.rows import Prepared, data_files, pack, prepare
+from recipes.finetune.session import Session, config_hash, open_session
+from recipes.finetune.trainer import supervised_trainer
+from recipes.finetune.watching import Watch
+
+if TYPE_CHECKING:
+    from engine.worker.context import StepContext
+    from recipes.finetune.schema import FinetuneSpec
+
+_SAMPLE_TOKENS = 64
+
+
+def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
+    """Run one supervised fine-tuning from data to published artifact."""
+    session = open_session(ctx, spec)
+    ctx.phase("reading the data")
+    max_length, batch = sizes(session)
+    prepared = prepare(spec, session.encoder, ctx.paths, max_length)
+    tell_report(ctx, prepared)
+    dataset = make_dataset(prepared, spec, max_length)
+    steps = total_steps(spec, len(dataset), batch)
+    run_hash = config_hash(session, data_files(prepared), batch=batch, max_length=max_length)
+
+    ctx.phase("loading the model")
+    model = build_model(spec, session.location, session.precision, ctx.device, ctx.paths)
+    trainable, total = trainable_parameters(model)
+    ctx.note(
+        f"{spec.train.method}: {trainable:,} of {total:,} parameters are trained in "
+        f"{session.precision.name}, {len(prepared.train)} rows, {steps} steps"
+    )
+    before = samples_before(session, model, prepared)
+
+    watch = make_watch(session, model, prepared, run_hash, steps)
+    outcome = fit(session, model, dataset, watch, batch, steps)
+    if outcome.stopped:
+        ctx.raise_stopped()
+    if watch.measure is not None and not watch.eval_losses:
+        watch.evaluate(steps)
+    best = load_best(session, model)
+    tell_samples(session, model, prepared, before)
+    return publish_outcome(
+        session,
+        Outcome(
+            model=model,
+            steps=steps,
+            loss=mean_last(watch.losses),
+            eval_loss=final_eval_loss(watch, best),
+            tokens_per_s=outcome.tokens_per_s,
+            tokens_seen=watch.tokens_seen,
+            trainable=trainable,
+            parameters=total,
+            peak_memory_bytes=peak_memory_bytes(ctx.device),
+            report=prepared.report,
+            sources=prepared.sources,
+            samples=outcome_samples(session),
+            losses=watch.losses,
+            eval_losses=watch.eval_losses,
+        ),
+    )
+
+
+def sizes(session: Session) -> tuple[int, int]:
+    """``(max_length, batch)``, solved from the memory where the recipe says ``auto``."""
+    data, train_section = session.spec.data, session.spec.train
+    if data.max_length != "auto" and train_section.batch != "auto":
+        return data.max_length, train_section.batch
+    from recipes.finetune.fit import solve
+
+    max_length, batch = solve(session.spec, session.ctx.paths, session.device)
+    session.ctx.note(f"auto: batch {batch}, max_length {max_length} fit the memory")
+    return max_length, batch
+
+
+def tell_report(ctx: StepContext, prepared: Prepared) -> None:
+    """The data report as an event, its warnings as notes, and a copy in the work folder."""
+    ctx.event("table", **prepared.report.table())
+    for text in prepared.report.warnings():
+        ctx.note(text, level="warning")
+    ctx.work_dir.mkdir(parents=True, exist_ok=True)
+    path = ctx.work_dir / "data_report.json"
+    path.write_text(json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False))
+
+
+def make_dataset(prepared: Prepared, spec: FinetuneSpec, max_length: int) -> RowDataset:
+    """Rows as they are, or packed into sequences of ``max_length``."""
+    if not spec.train.packing:
+        return RowDataset(prepared.train)
+    longest = max(len(row) for row in prepared.train)
+    return RowDataset(prepared.train, pack(prepared.train, max(max_length, longest)))
+
+
+def make_watch(
+    session: Session, model: Any, prepared: Prepared, run_hash: str, steps: int
+) -> Watch:
+    """The watch over this run, with its held-out measurement."""
+    spec = session.spec
+
+    def measure() -> float:
+        return score_rows(
+            model,
+            prepared.held_out,
+            pad_id=session.tokenizer.pad_token_id,
+            batch=8,
+            precision=session.precision,
+        ).loss
+
+    def keep_best() -> None:
+        model.save_pretrained(best_folder(session))
+
+    return Watch(
+        session.ctx,
+        spec,
+        run_hash,
+        steps,
+        measure=measure if prepared.held_out else None,
+        keep_best=keep_best if spec.train.keep == "best" else None,
+    )
+
+
+class Fitted:
+    """How training ended: stopped on request or done, and how fast it was."""
+
+    def __init__(self, stopped: bool, tokens_per_s: float) -> None:
+        self.stopped = stopped
+        self.tokens_per_s = tokens_per_s
+
+
+def fit(
+    session: Session, model: Any, dataset: RowDataset, watch: Watch, batch: int, steps: int
+) -> Fitted:
+    """Train, from the newest complete checkpoint of the same configuration where there is one."""
+    from transformers import TrainingArguments
+
+    ctx, spec = session.ctx, session.spec
+    values = training_arguments(ctx, spec, steps, batch, fp16=session.precision.name == "fp16")
+    args = make_arguments(TrainingArguments, values)
+    pad_id = session.tokenizer.pad_token_id
+    collate = PackedBatch(pad_id) if spec.train.packing else PaddedBatch(pad_id)
+    trainer = supervised_trainer(model, args, dataset, collate, watch, session.precision)
+    resume = resume_from(ctx, watch)
+    ctx.phase("training")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return Fitted(watch.stopping, watch.tokens_per_s)
+
+
+def resume_from(ctx: StepContext, watch: Watch) -> Path | None:
+    """The checkpoint to go on from, with the watch's counts restored; None: from the start."""
+    ctx.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+    found = latest_complete(ctx.checkpoints_dir, watch.config_hash)
+    if found is None:
+        if any(ctx.checkpoints_dir.iterdir()):
+            ctx.note(
+                "checkpoints of another configuration, or incomplete ones, are left aside: "
+                "training starts from the beginning",
+                level="warning",
+            )
+            prune(ctx.checkpoints_dir, keep=0)
+        return None
+    watch.restore(found.path)
+    ctx.note(f"going on from step {found.number}")
+    return found.path
+
+
+def best_folder(session: Session) -> Path:
+    """Where the weights with the lowest held-out loss are kept."""
+    return session.ctx.work_dir / "best"
+
+
+def load_best(session: Session, model: Any) -> bool:
+    """Put the best weights back into ``model`` where the recipe keeps the best."""
+    folder = best_folder(session)
+    if session.spec.train.keep != "best" or not folder.is_dir():
+        return False
+    from safetensors.torch import load_file
+
+    state = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state.update(load_file(file))
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, state)
+    else:
+        model.load_state_dict(state, strict=False)
+    return True
+
+
+def final_eval_loss(watch: Watch, best: bool) -> float | None:
+    """The held-out loss of the weights that are published."""
+    values = [value for _, value in watch.eval_losses]
+    if not values:
+        return None
+    return min(values) if best else values[-1]
+
+
+def mean_last(losses: list[tuple[int, float]], count: int = 10) -> float:
+    """Mean of the last losses: one batch's loss says little."""
+    values = [value for _, value in losses[-count:]]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _samples_file(session: Session) -> Path:
+    return session.ctx.work_dir / "samples.json"
+
+
+def samples_before(session: Session, model: Any, prepared: Prepared) -> list[str]:
+    """Answers of the untrained model, kept over attempts."""
+    file = _samples_file(session)
+    if file.exists():
+        return [item["before"] for item in json.loads(file.read_text())]
+    if not prepared.prompts:
+        return []
+    session.ctx.phase("sampling before training")
+    found = answers(
+        model,
+        session.tokenizer,
+        prepared.prompts,
+        max_new_tokens=_SAMPLE_TOKENS,
+        precision=session.precision,
+    )
+    items = [
+        {"prompt": shown_prompt(prompt), "before": text}
+        for prompt, text in zip(prepared.prompts, found, strict=True)
+    ]
+    file.write_text(json.dumps(items, ensure_ascii=False))
+    return found
+
+
+def tell_samples(session: Session, model: Any, prepared: Prepared, before: list[str]) -> None:
+    """The same prompts after training, beside the answers from before."""
+    if not before:
+        return
+    session.ctx.phase("sampling after training")
+    after = answers(
+        model,
+        session.tokenizer,
+        prepared.prompts,
+        max_new_tokens=_SAMPLE_TOKENS,
+        precision=session.precision,
+    )
+    items = [
+        {"prompt": shown_prompt(prompt), "before": old, "after": new}
+        for prompt, old, new in zip(prepared.prompts, before, after, strict=True)
+    ]
+    for item in items:
+        session.ctx.event("sample", **item)
+    _samples_file(session).write_text(json.dumps(items, ensure_ascii=False))
+
+
+def outcome_samples(session: Session) -> list[dict[str, str]]:
+    """The samples before and after, as kept with the run."""
+    file = _samples_file(session)
+    return json.loads(file.read_text()) if file.exists() else []

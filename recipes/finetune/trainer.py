@@ -1,0 +1,168 @@
+"""The bare transformers Trainer with our loss, sampler, checkpoints and reporting."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import OutOfSpace
+from recipes.finetune.loss import can_select, selective_loss
+from recipes.finetune.watching import Watch
+
+if TYPE_CHECKING:
+    from recipes.finetune.batches import RowDataset
+    from recipes.loading import Precision
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a library's error means that the disk (or quota) is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(error).lower()
+    return any(
+        word in text
+        for word in ("no space left", "file write failed", "failed writing file", "quota exceeded")
+    )
+
+
+def saving_mixin(base: Any) -> Any:
+    """A subclass of ``base`` (any transformers trainer) that survives a full disk while saving."""
+
+    class Saving(base):  # type: ignore[misc]
+        watch: Watch
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            step = self.state.global_step
+            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+            began = time.monotonic()
+            # a partial folder of an earlier attempt must not lend its files to this one
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                super()._save_checkpoint(model, trial)
+                self.watch.write(folder)
+                self.watch.saved(step, folder)
+            except Exception as error:
+                if not is_full_disk(error):
+                    raise
+                self.watch.save_failed(step, folder, error)
+                if self.watch.ctx.should_stop:
+                    raise OutOfSpace(
+                        "the checkpoint could not be written before the stop: the disk is full",
+                        why=str(error),
+                        hint="free space; the job resumes from its last complete checkpoint",
+                    ) from error
+            self.watch.pause(time.monotonic() - began)
+
+    return Saving
+
+
+def watch_callback(watch: Watch) -> Any:
+    """The trainer callback that drives ``watch``."""
+    from transformers import TrainerCallback
+
+    class WatchCallback(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch.begin(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+            step = state.global_step
+            control.should_save = watch.wants_save(step)
+            if watch.ctx.should_stop:
+                watch.stopping = True
+                control.should_training_stop = True
+            return control
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                watch.logged(state.global_step, float(state.epoch or 0.0), logs)
+                if not watch.stopping:
+                    watch.evaluate(state.global_step)
+
+    return WatchCallback()
+
+
+def supervised_trainer(
+    model: Any,
+    args: Any,
+    dataset: RowDataset,
+    collate: Any,
+    watch: Watch,
+    precision: Precision,
+) -> Any:
+    """A ready trainer for supervised fine-tuning.
+
+    Args:
+        model: trainable model.
+        args: transformers' ``TrainingArguments``.
+        dataset: items for ``collate``.
+        collate: ``PaddedBatch`` or ``PackedBatch``.
+        watch: follows the run.
+        precision: autocast type, where products are computed in less than fp32.
+    """
+    import torch
+    from transformers import Trainer
+
+    selecting = can_select(model) and args.label_smoothing_factor == 0 and args.n_gpu <= 1
+    device_type = "cpu" if args.device.type == "cpu" else args.device.type
+    autocast = getattr(torch, precision.autocast) if precision.autocast else None
+
+    class SupervisedTrainer(saving_mixin(Trainer)):  # type: ignore[misc]
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            watch.tokens_seen += _tokens(inputs)
+            context = torch.autocast(device_type, dtype=autocast) if autocast else nullcontext()
+            with context:
+                if selecting:
+                    return selective_loss(model, inputs, num_items_in_batch)
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            if self.args.train_sampling_strategy != "group_by_length":
+                return super()._get_train_sampler(train_dataset)
+            from transformers.trainer_pt_utils import LengthGroupedSampler
+
+            generator = torch.Generator()
+            generator.manual_seed(self.args.data_seed)
+            return LengthGroupedSampler(
+                self.args.train_batch_size * self.args.gradient_accumulation_steps,
+                lengths=dataset.lengths,
+                generator=generator,
+            )
+
+    trainer = SupervisedTrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=collate,
+        callbacks=[watch_callback(watch)],
+    )
+    trainer.watch = watch
+    if selecting:
+        # our loss is divided by the learned tokens of the whole optimizer step already
+        trainer.model_accepts_loss_kwargs = True
+        trainer.loss_is_scaled_for_ga = True
+        trainer._loss_shifts_labels = True
+    drop_printers(trainer)
+    return trainer
+
+
+def drop_printers(trainer: Any) -> None:
+    """Remove the callbacks that print to the terminal: events tell what happens."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def _tokens(inputs: dict[str, Any]) -> int:
+    mask = inputs.get("attention_mask")
+    return int(mask.sum()) if mask is not None else int(inputs["input_ids"].numel())
