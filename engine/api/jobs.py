@@ -200,6 +200,17 @@ class Jobs:
         # a folder that outlives its row (a crash here) is swept by the engine
         shutil.rmtree(self._paths.run_dir(full), ignore_errors=True)
 
+    def close(self) -> None:
+        """Close this thread's connection and the watching one."""
+        conn: sqlite3.Connection | None = getattr(self._local, "conn", None)
+        if conn is not None:
+            conn.close()
+            self._local.conn = None
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _resolve(self, job_id: str) -> str:

@@ -36,6 +36,11 @@ from engine.worker.checkpoints import has_complete
 
 SHIM = Path(__file__).resolve().parents[1] / "supervise" / "shim.py"
 
+#: ``Outcome.state`` of an attempt that found the disk full; it is queued until there is room.
+NO_SPACE = "no-space"
+#: As in ``engine.worker.attempt``, whose imports the engine does without.
+EXIT_NO_SPACE = 74
+
 _CRASH_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 )
@@ -230,6 +235,8 @@ def _unreported(
             counts=True,
             **common,
         )
+    if ended.get("code") == EXIT_NO_SPACE:
+        return Outcome(NO_SPACE, f"interrupted: the disk was full{where}", **common)
     error = {
         "code": "error",
         "what": f"step {running.step!r} ended without a result",

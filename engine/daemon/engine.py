@@ -32,6 +32,7 @@ from engine.store.connection import StoreBusy
 from engine.store.run import Ended, Outcome
 from engine.store.schema import open_store
 from engine.supervise.crash import crash_point
+from engine.telemetry import notify
 from engine.types.jobs import JobState
 
 _log = logging.getLogger(__name__)
@@ -61,10 +62,11 @@ class Engine:
         self.progress_conn.execute("PRAGMA synchronous=NORMAL")
         self.progress_conn.execute("PRAGMA busy_timeout=1000")
         self.running: dict[tuple[str, int], Running] = {}
-        self.ended: list[tuple[str, Ended]] = []
         self._wake = wake
         self._not_before: dict[str, float] = {}
+        self._room_needed: dict[str, int] = {}
         self._seen_version = -1
+        self._untold = True
         remove_queue(paths.queue_db)
         self.admission = Admission(paths, settings)
         self.lanes = {
@@ -151,6 +153,7 @@ class Engine:
             return
         now = time.monotonic()
         resting = {job_id for job_id, when in self._not_before.items() if when > now}
+        resting |= self._without_room()
         decision = self.admission.decide(self.conn, self.running.values(), resting)
         for job_id, lane in decision.offers:
             try:
@@ -161,6 +164,15 @@ class Engine:
                 self._seen_version = -1
         if decision.reasons:
             run.set_reasons(self.progress_conn, decision.reasons)
+
+    def _without_room(self) -> set[str]:
+        """Jobs whose last attempt found the disk full, while no more of it is free than then."""
+        free = space.free_bytes(self.paths.root)
+        for job_id in [j for j, room in self._room_needed.items() if free >= room]:
+            del self._room_needed[job_id]
+        if self._room_needed:
+            self._seen_version = -1
+        return set(self._room_needed)
 
     # -- a lane's thread --------------------------------------------------------------------------
 
@@ -250,6 +262,10 @@ class Engine:
         """Fail a step that is interrupted over and over by its own doing, without progress."""
         if outcome.state == "never-began":
             self._rest(running.job_id, 2.0)
+        if outcome.state == attempts.NO_SPACE:
+            # it needs more than there was: the same again would end the same way
+            room = space.free_bytes(self.paths.root) + space.floor_bytes()
+            self._room_needed[running.job_id] = room
         if not outcome.counts or outcome.progressed:
             return outcome
         row = self.conn.execute(
@@ -294,7 +310,7 @@ class Engine:
         if ended is None:
             return
         if ended.over:
-            self.ended.append((job_id, ended))
+            self._untold = True
         self._seen_version = -1
         self._wake()
 
@@ -311,6 +327,18 @@ class Engine:
         progress.append_event(
             self.paths, job_id, {**record, "type": kind, "state": state, "reason": reason}
         )
+
+    def tell_ends(self) -> None:
+        """Notify of jobs that ended, once each: the row is marked first, a lost message is lost."""
+        command, webhook = self.settings.notify_command, self.settings.notify_webhook
+        with self.mutex:
+            if not self._untold:
+                return
+            with suppress(StoreBusy, OutOfSpace):
+                told = run.take_untold(self.progress_conn)
+                self._untold = False
+                for job in told:
+                    notify.tell(job, command=command, webhook=webhook)
 
     # -- following --------------------------------------------------------------------------------
 

@@ -17,8 +17,12 @@ from contextlib import suppress
 from engine.daemon.doorbell import drain, open_doorbell
 from engine.daemon.engine import Engine
 from engine.daemon.server import ControlServer
-from engine.daemon.settings import EngineSettings
+from engine.daemon.settings import MIB, EngineSettings
+from engine.daemon.sweeping import sweep_run_folders
+from engine.errors import ModelOpsError
 from engine.paths import StatePaths
+from engine.store.schema import open_store
+from engine.telemetry.logcap import cap_log
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class MainLoop:
             self.engine.start()
             self._server.start()
             _log.info("ready")
+            threading.Thread(target=self._sweep_folders, name="sweep", daemon=True).start()
             while not self._leaving.is_set():
                 self._turn()
         finally:
@@ -91,7 +96,8 @@ class MainLoop:
         if self.engine.running and time.monotonic() >= self._follow_due:
             self._follow_due = time.monotonic() + FOLLOW_S
             self.engine.follow()
-        self._tell_ends()
+            self._keep_house()
+        self.engine.tell_ends()
 
     _follow_due = 0.0
 
@@ -120,8 +126,23 @@ class MainLoop:
         registered = self._selector.get_map()
         return any(fd not in registered for fd in self._watched)
 
-    def _tell_ends(self) -> None:
-        self.engine.ended.clear()
+    def _sweep_folders(self) -> None:
+        """Once, beside the work: garbage of a crash may take its time to go."""
+        with suppress(ModelOpsError, OSError):
+            conn = open_store(self._paths.jobs_db)
+            try:
+                sweep_run_folders(conn, self._paths)
+            finally:
+                conn.close()
+
+    def _keep_house(self) -> None:
+        """About once a second while something runs, once a sweep else."""
+        cap = int(self.engine.settings.log_cap_mib * MIB)
+        for job_id in {job_id for job_id, _ in self.engine.running}:
+            try:
+                cap_log(self._paths.job_log(job_id), cap)
+            except OSError as error:
+                _log.warning("the log of job %s could not be capped: %s", job_id, error)
 
     def _close(self) -> None:
         self._server.close()

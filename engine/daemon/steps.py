@@ -107,10 +107,10 @@ def prepare(
     """Make a step ready to be claimed."""
     plan = read_json(paths.run_dir(step.job_id) / "plan.json") or {}
     try:
-        unmet = _gate_failures(step)
+        unmet = _gate_failures(step, plan)
         if unmet is not None:
             return unmet
-        params = _filled(step)
+        params = _filled(step, plan)
     except ModelOpsError as error:
         return Unmet(Outcome("failed", str(error), error=error.to_json()))
     key = step_key(step.kind, params, plan)
@@ -148,12 +148,12 @@ def step_key(kind: str, params: Mapping[str, Any], plan: Mapping[str, Any]) -> s
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def _gate_failures(step: StepRow) -> Unmet | None:
+def _gate_failures(step: StepRow, plan: Mapping[str, Any]) -> Unmet | None:
     if not step.require:
         return None
     from engine.recipe import gates
 
-    failures = [str(failure) for failure in gates.failures(step.require, step.outputs)]
+    failures = [str(failure) for failure in gates.failures(step.require, step.outputs, plan)]
     if not failures:
         return None
     error = {
@@ -165,12 +165,12 @@ def _gate_failures(step: StepRow) -> Unmet | None:
     return Unmet(Outcome("failed", f"gate not met: {error['why']}", error=error))
 
 
-def _filled(step: StepRow) -> dict[str, Any]:
+def _filled(step: StepRow, plan: Mapping[str, Any]) -> dict[str, Any]:
     if "${" not in json.dumps(step.params):
         return step.params
     from engine.recipe import refs
 
-    filled: dict[str, Any] = refs.fill(step.params, step.outputs)
+    filled: dict[str, Any] = refs.fill(step.params, step.outputs, plan)
     return filled
 
 

@@ -44,7 +44,8 @@ def request_cancel(conn: sqlite3.Connection, job_id: str, *, now: bool = False) 
 
 def _cancel_rows(conn: sqlite3.Connection, job_id: str, now: float) -> None:
     conn.execute(
-        "UPDATE jobs SET state='cancelled', want=NULL, ended=?, reason='cancelled' WHERE id=?",
+        "UPDATE jobs SET state='cancelled', want=NULL, ended=?, reason='cancelled',"
+        " notified=0 WHERE id=?",
         (now, job_id),
     )
     conn.execute(
@@ -129,7 +130,7 @@ def request_retry(conn: sqlite3.Connection, job_id: str) -> JobView:
             raise Conflict(f"job {job_id} can't be retried", why="all of its steps succeeded")
         conn.execute(
             "UPDATE jobs SET state='queued', want=NULL, reason='retried', error=NULL, ended=NULL,"
-            " step=?, lane=?, notified=0 WHERE id=?",
+            " step=?, lane=?, notified=1 WHERE id=?",
             (step["name"], step["lane"], job_id),
         )
         return get_job(conn, job_id)

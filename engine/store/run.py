@@ -198,8 +198,8 @@ def _end_job(
     error: dict[str, Any] | None = None,
 ) -> Ended:
     conn.execute(
-        "UPDATE jobs SET state=?, reason=?, want=NULL, ended=?, error=?, last_eta_s=NULL"
-        " WHERE id=?",
+        "UPDATE jobs SET state=?, reason=?, want=NULL, ended=?, error=?, last_eta_s=NULL,"
+        " notified=0 WHERE id=?",
         (state, reason, now, json.dumps(error) if error else None, job["id"]),
     )
     if state == "cancelled":
@@ -297,3 +297,11 @@ def set_reasons(conn: sqlite3.Connection, reasons: dict[str, str]) -> None:
             "UPDATE jobs SET reason=? WHERE id=? AND state='queued' AND reason != ?",
             [(reason, job_id, reason) for job_id, reason in reasons.items()],
         )
+
+
+def take_untold(conn: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Ended jobs nobody was told of, marked as told in the same transaction."""
+    with transaction(conn):
+        rows = conn.execute("SELECT * FROM jobs WHERE notified=0").fetchall()
+        conn.execute("UPDATE jobs SET notified=1 WHERE notified=0")
+    return [dict(row) for row in rows]

@@ -35,7 +35,7 @@ CREATE TABLE jobs (
     source_path TEXT,
     fresh INTEGER NOT NULL DEFAULT 0,
     passed INTEGER NOT NULL DEFAULT 0,
-    notified INTEGER NOT NULL DEFAULT 0,
+    notified INTEGER NOT NULL DEFAULT 1,
     error TEXT,
     last_done REAL,
     last_total REAL,
@@ -121,6 +121,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         _JOBS,
         "CREATE INDEX jobs_by_state ON jobs(state, seq)",
+        "CREATE INDEX jobs_untold ON jobs(seq) WHERE notified=0",
         _STEPS,
         _ATTEMPTS,
         _MEMO,

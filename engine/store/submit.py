@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.daemon.sweeping import STAGED_PREFIX, hold
 from engine.paths import StatePaths
 from engine.store.connection import transaction
 from engine.supervise.crash import crash_point
@@ -76,9 +77,11 @@ def add_job(
         The job id.
     """
     paths.runs.mkdir(exist_ok=True)
-    staged = paths.runs / f".new-{secrets.token_hex(8)}"
+    staged = paths.runs / f"{STAGED_PREFIX}{secrets.token_hex(8)}"
     staged.mkdir(mode=0o700)
     placed: Path | None = None
+    # tells the engine's sweep that this folder's submitter lives
+    held = hold(staged)
     try:
         _write_files(staged, plan)
         crash_point("submit.files")
@@ -98,6 +101,8 @@ def add_job(
         if placed is not None:
             shutil.rmtree(placed, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
     crash_point("submit.committed")
     return job_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -9,8 +10,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.errors import BadInput, ModelOpsError
 from engine.kinds import Kind, code_version, load_function, load_kinds
@@ -19,7 +21,10 @@ from engine.supervise.crash import crash_point
 from engine.supervise.durable import read_json, write_json_durably
 from engine.worker.context import StepContext, StepResult, Stopped
 
-_ENV_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+_ENV_REFERENCE = re.compile(r"\$\$\{|\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+#: The worker's exit status when the disk was full: the job waits for space and goes on.
+EXIT_NO_SPACE = 74
 
 #: How much likelier than others the kernel's OOM killer picks the worker (-1000 to 1000).
 OOM_SCORE_ADJ = 600
@@ -33,12 +38,39 @@ def run_attempt(folder: Path, stop: threading.Event) -> None:
     prefer_for_oom_kill()
     result = attempt_result(spec, stop)
     crash_point("worker.before-result")
-    write_json_durably(folder / "result.json", {"attempt": spec["attempt"], **result})
+    try:
+        write_json_durably(folder / "result.json", {"attempt": spec["attempt"], **result})
+    except OSError as error:
+        leave(EXIT_NO_SPACE if is_no_space(error) else 1)
     crash_point("worker.after-result")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # threads and native finalizers of big libraries may hang or crash here: all is written
-    os._exit(0)
+    leave(0)
+
+
+def log(*lines: str) -> None:
+    """Write to the job's log (stderr); a disk too full for it must not hide the reason."""
+    with suppress(OSError):
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process: threads and finalizers of big libraries may hang or crash, all is written."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
+def is_no_space(error: BaseException) -> bool:
+    """True when ``error`` or what caused it is a full disk (libraries wrap it in their own types)."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(current):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
 
 
 def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
@@ -55,13 +87,13 @@ def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any
     except Stopped as stopped:
         return {"state": "stopped", "error": stopped.to_json()}
     except ModelOpsError as error:
-        sys.stderr.write(f"error: {error.what}\n")
-        for text in (error.why, error.hint and f"hint: {error.hint}"):
-            if text:
-                sys.stderr.write(f"  {text}\n")
+        hint = error.hint and f"hint: {error.hint}"
+        log(f"error: {error.what}", *(f"  {text}" for text in (error.why, hint) if text))
         return {"state": "failed", "error": error.to_json()}
     except Exception as error:  # noqa: BLE001  a step may raise anything: the log keeps the trace
-        traceback.print_exc()
+        log(traceback.format_exc())
+        if is_no_space(error):
+            leave(EXIT_NO_SPACE)
         return {"state": "failed", "error": _unexpected(spec, error)}
 
 
@@ -128,7 +160,7 @@ def make_context(spec: Mapping[str, Any], kind: Kind, stop: threading.Event) -> 
 
 
 def resolve_env(value: Any) -> Any:
-    """``value`` with every ``${env:NAME}`` replaced, at any depth.
+    """``value`` with every ``${env:NAME}`` replaced, at any depth; ``$${`` becomes ``${``.
 
     Raises:
         BadInput: the variable is not set in this environment.
@@ -144,6 +176,8 @@ def resolve_env(value: Any) -> Any:
 
 def _variable(match: re.Match[str]) -> str:
     name = match.group(1)
+    if name is None:
+        return "${"
     if name not in os.environ:
         raise BadInput(
             f"the environment variable {name} is not set",
@@ -159,7 +193,7 @@ def prefer_for_oom_kill() -> None:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(OOM_SCORE_ADJ))
     except OSError as error:
-        sys.stderr.write(f"note: oom_score_adj could not be raised: {error}\n")
+        log(f"note: oom_score_adj could not be raised: {error}")
 
 
 def peak_device_memory() -> int | None:

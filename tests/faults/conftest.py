@@ -40,6 +40,11 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]
         report = getattr(request.node, "report_call", None)
         if report is not None and report.failed:
             kept = Path(f"{tmp_path}-failed")
-            shutil.copytree(tmp_path, kept, ignore_dangling_symlinks=True, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns("*.sock"))
+            shutil.copytree(
+                tmp_path,
+                kept,
+                ignore_dangling_symlinks=True,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns("*.sock"),
+            )
             sys.stdout.write(f"kept: {kept}\n")

@@ -125,8 +125,13 @@ class Harness:
     def spawn_client(self, count: int, params: dict[str, Any]) -> subprocess.Popen[str]:
         """A separate process that submits and prints ``submitted <id>`` after each acceptance."""
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.submitter", str(count),
-             json.dumps({"ledger": str(self.ledger), **params})],
+            [
+                sys.executable,
+                "-m",
+                "tests.faults.submitter",
+                str(count),
+                json.dumps({"ledger": str(self.ledger), **params}),
+            ],
             env={**self.env, "PYTHONPATH": f"{ROOT}:{PLUGIN}"},
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -137,7 +142,11 @@ class Harness:
     def collect_client(self, process: subprocess.Popen[str]) -> None:
         out, err = process.communicate(timeout=60)
         assert process.returncode in (0, -signal.SIGKILL), err
-        self.accepted += [line.split()[1] for line in out.splitlines() if line.startswith("submitted ") and line.endswith(".")]
+        self.accepted += [
+            line.split()[1]
+            for line in out.splitlines()
+            if line.startswith("submitted ") and line.endswith(".")
+        ]
 
     def wait_ended(self, timeout: float, *, keep_engine: bool = True) -> list[JobView]:
         """Every accepted job's view, once all have ended."""
@@ -148,10 +157,8 @@ class Harness:
             if not open_jobs:
                 return views
             if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"not ended after {timeout:.0f} s: {[(v.id, v.state, v.reason) for v in open_jobs]}"
-                    f"\n{self.log_tail()}"
-                )
+                left = [(view.id, str(view.state), view.reason) for view in open_jobs]
+                raise AssertionError(f"not ended: {left}\n{self.log_tail()}")
             if keep_engine:
                 self.keep_engine()
             time.sleep(0.05)
@@ -180,7 +187,13 @@ class Harness:
                 if not any(item.startswith(prefix) for item in environ.split(b"\0")):
                     continue
                 command = Path(f"/proc/{name}/cmdline").read_bytes()
-                role = "shim" if b"shim.py" in command else "worker" if b"engine.worker" in command else "other"
+                role = (
+                    "shim"
+                    if b"shim.py" in command
+                    else "worker"
+                    if b"engine.worker" in command
+                    else "other"
+                )
                 found[role].append(int(name))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter, defaultdict
@@ -44,9 +45,7 @@ def _doubled(harness: Harness) -> list[str]:
     """A step commits once: one attempt of it succeeded, and one ``result.json`` says so."""
     found = []
     for job_id in harness.accepted:
-        succeeded = Counter(
-            a.step for a in harness.jobs.attempts(job_id) if a.state == "succeeded"
-        )
+        succeeded = Counter(a.step for a in harness.jobs.attempts(job_id) if a.state == "succeeded")
         found += [f"doubled: {job_id}/{step} {n} times" for step, n in succeeded.items() if n > 1]
         results: Counter[str] = Counter()
         for file in harness.paths.run_dir(job_id).glob("attempts/*/result.json"):
@@ -64,7 +63,7 @@ def _overlaps(lines: list[dict[str, Any]]) -> list[str]:
     for line in lines:
         spans[(line["job"], line["attempt"])].append(line["t"])
     ordered = sorted((min(times), max(times), key) for key, times in spans.items())
-    for (_, end, before), (begin, _, after) in zip(ordered, ordered[1:], strict=False):
+    for (_, end, before), (begin, _, after) in itertools.pairwise(ordered):
         if begin < end:
             found.append(f"overlap in time: {before} and {after}")
     return found

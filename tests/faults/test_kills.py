@@ -47,8 +47,15 @@ def attack(harness: Harness, kills: int, jobs: int, timeout: float) -> None:
             clients.append(harness.spawn_client(2, params))
         time.sleep(harness.random.uniform(0.0, 0.25))
         roles = harness.random.choice(
-            (("engine",), ("shim",), ("worker",), ("client",), ("engine", "shim"),
-             ("shim", "worker"), ("engine", "worker", "shim"))
+            (
+                ("engine",),
+                ("shim",),
+                ("worker",),
+                ("client",),
+                ("engine", "shim"),
+                ("shim", "worker"),
+                ("engine", "worker", "shim"),
+            )
         )
         for role in roles:
             if role == "engine":

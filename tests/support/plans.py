@@ -1,38 +1,28 @@
-"""Plan-shaped objects for tests of the store and the engine, without parsing a recipe."""
+"""Small plans for tests of the store and the engine, without parsing a recipe."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    kind: str = "probe"
-    params: dict[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-    require: dict[str, str] = field(default_factory=dict)
-    lane: str = "cpu"
-    point: dict[str, Any] | None = None
+from engine.recipe.plan import Plan, PlannedStep
 
 
-@dataclass(frozen=True)
-class FakePlan:
-    name: str
-    kind: str
-    steps: tuple[Step, ...]
-    pick: str | None = None
-    source_text: str = "recipe = 1\n"
-    source_path: str | None = None
-    sha256: str = "0" * 64
-    code_versions: dict[str, str] = field(default_factory=dict)
-    data_versions: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+def Step(name: str, kind: str = "probe", *, lane: str = "cpu", **rest: Any) -> PlannedStep:
+    """A planned step with the defaults of a test."""
+    return PlannedStep(name=name, kind=kind, params=rest.pop("params", {}), lane=lane, **rest)
 
 
-def plan(*steps: Step, name: str = "probe-job") -> FakePlan:
+def plan(*steps: PlannedStep, name: str = "probe-job", **rest: Any) -> Plan:
+    """A plan of these steps (one step of the probe kind without any)."""
     chosen = steps or (Step("probe"),)
-    return FakePlan(name, chosen[0].kind if len(chosen) == 1 else "pipeline", chosen)
+    values: dict[str, Any] = {
+        "pick": None,
+        "source_text": "recipe = 1\n",
+        "source_path": None,
+        "sha256": "0" * 64,
+        "code_versions": {},
+        "data_versions": {},
+        **rest,
+    }
+    kind = chosen[0].kind if len(chosen) == 1 else "pipeline"
+    return Plan(name=name, kind=kind, steps=chosen, **values)

@@ -32,7 +32,7 @@ def write_ledger(path: str, **record: object) -> None:
 
 
 def witness(path: str, **record: object) -> None:
-    """An exclusive lock of the test's own, held until death: overlapping workers can't both have it."""
+    """A lock of the test's own, held until death: workers that overlap can't both have it."""
     fd = os.open(f"{path}.witness", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ def run(ctx: StepContext) -> StepResult:
         **identity,
     )
     if spec.ledger:
-        witness(f"{spec.ledger}", **identity)
+        witness(spec.ledger, **identity)
     if spec.loud_kib:
         for _ in range(spec.loud_kib):
             sys.stdout.write("x" * 1023 + "\n")
