@@ -256,44 +256,57 @@ def _values(item: Planned) -> Array:
     import numpy as np
 
     if item.source is None:
-        return np.ascontiguousarray(item.values, np.float32)
+        fixed: Array = np.ascontiguousarray(item.values, np.float32)
+        return fixed
     raw = item.source.raw()
     if item.change is not None:
         raw = item.change(raw)
     stored = item.source.dtype
-    if stored == item.dtype and not item.shift:
-        return np.ascontiguousarray(raw)
-    values = (
-        (raw.astype(np.uint32) << 16).view(np.float32)
-        if stored == "BF16"
-        else raw.astype(np.float32, copy=False)
-    )
-    if item.shift:
-        values = values + np.float32(item.shift)
-    if item.dtype == "F32":
-        return np.ascontiguousarray(values)
-    if item.dtype == "F16":
+    values: Array = raw
+    if stored != item.dtype or item.shift:
+        values = from_bfloat16(raw) if stored == "BF16" else raw.astype(np.float32, copy=False)
+        values = _cast(
+            item.name, values + np.float32(item.shift) if item.shift else values, item.dtype
+        )
+    contiguous: Array = np.ascontiguousarray(values)
+    return contiguous
+
+
+def _cast(name: str, values: Array, dtype: str) -> Array:
+    import numpy as np
+
+    if dtype == "BF16":
+        return to_bfloat16(np.ascontiguousarray(values))
+    if dtype == "F16":
         largest = float(np.abs(values).max(initial=0.0))
         if largest > F16_MAX:
             raise Refused(
-                f"tensor {item.name} does not fit into F16",
+                f"tensor {name} does not fit into F16",
                 why=f"its largest value is {largest:.4g}, F16 ends at {F16_MAX:.0f}",
                 hint='set intermediate = "BF16" (or "F32")',
             )
-        return np.ascontiguousarray(values.astype(np.float16))
-    return to_bfloat16(np.ascontiguousarray(values))
+        half: Array = values.astype(np.float16)
+        return half
+    return values
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """bfloat16 bits (``uint16``) -> F32, exactly."""
+    import numpy as np
+
+    wide: Array = (bits.astype(np.uint32) << 16).view(np.float32)
+    return wide
 
 
 def to_bfloat16(values: Array) -> Array:
     """F32 -> bfloat16 bits (``uint16``), rounded to nearest even, NaN kept quiet."""
     import numpy as np
 
-    bits = values.view(np.uint32)
+    bits: Array = values.view(np.uint32)
     quiet = np.where((bits & 0x7FFFFFFF) > 0x7F800000, (bits & 0xFFFF0000) | (64 << 16), bits)
-    rounded: Array = ((quiet.astype(np.uint64) + (0x7FFF + ((quiet >> 16) & 1))) >> 16).astype(
-        np.uint16
-    )
-    return rounded
+    rounded: Array = (quiet.astype(np.uint64) + (0x7FFF + ((quiet >> 16) & 1))) >> 16
+    narrow: Array = rounded.astype(np.uint16)
+    return narrow
 
 
 def _publish(partial: Path, destination: Path) -> None:

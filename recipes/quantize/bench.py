@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.export.proof import SourceAnswer, answer, prove_gguf, require
+from engine.errors import BadInput
+from recipes.export.proof import LOSSLESS_KL, SourceAnswer, answer, prove_gguf, require
 from recipes.quantize.ladder import Bench
 from recipes.quantize.measure import Reference, Windows, cut
 from recipes.quantize.texts import prompts, read, stream
@@ -47,21 +48,48 @@ def prepare_bench(
         _compute(ctx, spec, source, references, heads, stops, answers_file, calibration)
     answers = load_answers(answers_file)
     importance = load_importance(importance_file) if wanted else None
+    notes.append(_prove_conversion(ctx, source, unquantized, references[0], answers, stops))
+    parameters = open_checkpoint(source.folder).parameters
+    return Bench(references, tuple(answers), stops, source.tokenizer, parameters), importance, notes
+
+
+def _prove_conversion(
+    ctx: StepContext,
+    source: Source,
+    unquantized: Path,
+    reference: Reference,
+    answers: list[SourceAnswer],
+    stops: tuple[int, ...],
+) -> str:
+    """The unquantized file must predict as the source does, before anything is made from it."""
+    from recipes.gguf.runtime import GgufModel
+
+    layers = -1 if ctx.device == "cuda" else 0
+    context = max(len(w) for w in reference.windows.windows)
+    ctx.phase("proving the conversion")
+    with GgufModel(unquantized, context=context, threads=ctx.threads, gpu_layers=layers) as model:
+        found = reference.measure(model, lambda _done, _total: None, lambda: None, first=1)
+    if found.kl > LOSSLESS_KL:
+        raise BadInput(
+            "the converted file does not predict as its source",
+            why=f"the mean KL divergence is {found.kl:.4f} without any quantization "
+            f"(allowed: {LOSSLESS_KL})",
+            hint="the architecture differs from what its class name says; nothing was published",
+        )
     proof = prove_gguf(
         unquantized,
         answers,
         source.tokenizer,
         stops=stops,
-        noise=None,
+        noise=found.noise,
         threads=ctx.threads,
-        gpu_layers=-1 if ctx.device == "cuda" else 0,
+        gpu_layers=layers,
     )
     require(proof, "the converted file")
-    notes.append(
-        f"conversion proven: {proof.summary()} prompts, tokenizer and template as the source's"
+    return (
+        f"conversion proven: KL {found.kl:.5f}, {proof.summary()} prompts, tokenizer and template "
+        "as the source's"
     )
-    parameters = open_checkpoint(source.folder).parameters
-    return Bench(references, tuple(answers), stops, source.tokenizer, parameters), importance, notes
 
 
 def _texts(

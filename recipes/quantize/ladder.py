@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, DoesNotFit, OutOfSpace
 from recipes.export.proof import Proof, SourceAnswer, prove_gguf, require
-from recipes.gguf.levels import LEVELS, UNQUANTIZED
+from recipes.gguf.levels import LEVELS
 from recipes.quantize.measure import Measured, Reference, save_json
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _measure(
         bench.answers,
         bench.tokenizer,
         stops=bench.stops,
-        noise=None if level in UNQUANTIZED else measured[0].noise,
+        noise=measured[0].noise,
         threads=ctx.threads,
         gpu_layers=layers,
         check_stop=check_stop,

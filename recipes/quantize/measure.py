@@ -53,7 +53,7 @@ class Measured:
     top1: float
     """Fraction of positions where both choose the same token."""
     noise: float
-    """Root mean square change of the true token's log-probability, in nats."""
+    """99.9th percentile of the change of the true token's log-probability, in nats."""
     tokens_per_s: float
     """Prompt evaluation alone."""
 
@@ -139,7 +139,7 @@ class Reference:
                 why=f"{self.bytes / 1e9:.1f} GB are needed under {self.path.parent}",
                 hint="lower eval.tokens",
             )
-        rows = np.memmap(
+        rows: Array = np.memmap(
             self._partial, np.float16, "w+", shape=(self.windows.predicted, self.n_vocab)
         )
         at = 0
@@ -151,7 +151,7 @@ class Reference:
                 rows[at : at + len(slab)] = slab
                 at += len(slab)
             progress(at, self.windows.predicted)
-        rows.flush()
+        rows.flush()  # type: ignore[attr-defined]
         del rows
         os.replace(self._partial, self.path)
 
@@ -162,15 +162,21 @@ class Reference:
         return np.memmap(self.path, np.float16, "r", shape=(self.windows.predicted, self.n_vocab))
 
     def measure(
-        self, result: Scorer, progress: Progress, check_stop: Callable[[], None]
+        self,
+        result: Scorer,
+        progress: Progress,
+        check_stop: Callable[[], None],
+        first: int | None = None,
     ) -> Measured:
-        """Compare ``result`` against the source on this text."""
+        """Compare ``result`` against the source on this text (``first``: on that many windows)."""
         import numpy as np
 
         reference = self.rows()
-        sums = _Sums(self.windows.predicted)
+        windows = self.windows.windows[:first]
+        predicted = sum(len(w) - 1 for w in windows)
+        sums = _Sums(predicted)
         seconds = 0.0
-        for window in self.windows.windows:
+        for window in windows:
             check_stop()
             began = time.perf_counter()
             logits = result.logits(window)
@@ -185,8 +191,8 @@ class Reference:
                     log_softmax(logits[here, : self.n_vocab]),
                     targets[here],
                 )
-            progress(sums.done, self.windows.predicted)
-        total = sum(len(w) for w in self.windows.windows)
+            progress(sums.done, predicted)
+        total = sum(len(w) for w in windows)
         return sums.result(self.windows.name, total / max(seconds, 1e-9))
 
 
@@ -200,7 +206,7 @@ class _Sums:
         self.kl = np.zeros(count)
         self.loss = np.zeros(count)
         self.source_loss = np.zeros(count)
-        self.same = np.zeros(count, bool)
+        self.same: Array = np.zeros(count, bool)
 
     def add(self, source: Array, result: Array, targets: Array) -> None:
         """Log-probabilities ``(n, vocabulary)`` of both, and the true next tokens ``(n,)``."""
@@ -231,7 +237,7 @@ class _Sums:
             kl_p99=float(np.percentile(self.kl, 99)),
             kl_max=float(self.kl.max()),
             top1=float(self.same.mean()),
-            noise=float(np.sqrt(np.mean((self.loss - self.source_loss) ** 2))),
+            noise=float(np.percentile(np.abs(self.loss - self.source_loss), 99.9)),
             tokens_per_s=tokens_per_s,
         )
 
@@ -240,7 +246,7 @@ def log_softmax(logits: Array) -> Array:
     """Row-wise log-softmax of ``(n, vocabulary)`` float32, a new array."""
     import numpy as np
 
-    shifted = logits - logits.max(1, keepdims=True)
+    shifted: Array = logits - logits.max(1, keepdims=True)
     norm: Array = np.log(np.exp(shifted).sum(1, keepdims=True))
     shifted -= norm
     return shifted
