@@ -1,0 +1,128 @@
+"""Document indexes from outside: sync, search, ask, inspect, evaluate.
+
+The heavy work runs in a service process of the ``rag`` kind, kept for later calls; close this
+object (or leave the program) and it ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import NotFound
+from engine.paths import StatePaths
+from engine.types.rag import FileView, Hit, IndexView, Retrieval
+
+if TYPE_CHECKING:
+    from engine.service import Service
+
+
+class Rag:
+    """The indexes of one state directory."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
+
+    @cached_property
+    def _service(self) -> Service:
+        from engine.service import Service
+
+        return Service("rag", self._paths)
+
+    def close(self) -> None:
+        """End the service process, where one runs."""
+        if "_service" in self.__dict__:
+            self._service.close()
+            del self.__dict__["_service"]
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def list(self) -> tuple[IndexView, ...]:
+        """Every index that answers, by name."""
+        pointers = sorted(self._paths.indexes.glob("*/index.json"))
+        return tuple(self._view(p.parent) for p in pointers)
+
+    def show(self, name: str) -> IndexView:
+        """One index.
+
+        Raises:
+            NotFound: none of that name.
+        """
+        folder = self._paths.indexes / name
+        if "/" in name or not (folder / "index.json").is_file():
+            names = ", ".join(view.name for view in self.list())
+            raise NotFound(
+                f"there is no index {name!r}",
+                why=f"indexes: {names}" if names else "no folder was indexed yet",
+                hint="modelops-tui rag sync FOLDER --name NAME",
+            )
+        return self._view(folder)
+
+    def files(self, name: str) -> tuple[FileView, ...]:
+        """Every file an index knows, with the reason where it could not be read."""
+        self.show(name)
+        state = self._read(self._generation(name) / "files.json").get("files", {})
+        return tuple(
+            FileView(path, r["status"], r["chunks"], r["size"], r["reason"])
+            for path, r in sorted(state.items())
+        )
+
+    def _generation(self, name: str) -> Path:
+        folder = self._paths.indexes / name
+        return folder / str(self._read(folder / "index.json").get("generation", ""))
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return value
+
+    def _view(self, folder: Path) -> IndexView:
+        pointer = self._read(folder / "index.json")
+        generation = folder / str(pointer.get("generation", ""))
+        meta = self._read(generation / "meta.json")
+        return IndexView(
+            name=folder.name,
+            folder=str(meta.get("folder", "")),
+            generation=generation.name,
+            model=str(meta.get("fingerprint", {}).get("model", "")),
+            documents=int(pointer.get("documents", 0)),
+            chunks=int(pointer.get("chunks", 0)),
+            unreadable=int(pointer.get("unreadable", 0)),
+            updated=float(pointer.get("updated", 0.0)),
+            size_bytes=sum(f.stat().st_size for f in generation.rglob("*") if f.is_file()),
+            stale="" if Path(str(meta.get("folder", ""))).is_dir() else "its folder is gone",
+        )
+
+    # -- working ----------------------------------------------------------------------------------
+
+    def sync(self, folder: str, index: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Index a folder now, outside of a job: progress events, then ``{"result": report}``.
+
+        Args:
+            folder: a folder, or ``docs`` for the bundled documentation.
+            index: name of the index.
+            options: model, language, chunk_tokens, chunk_overlap, include, exclude, tags,
+                follow_links, max_file_mb, rebuild.
+        """
+        yield from self._service.call("sync", folder=folder, index=index, **options)
+
+    def search(self, index: str, query: str, k: int = 10, **options: Any) -> Retrieval:
+        """The best chunks for a query.
+
+        Args:
+            index: name of an index, or an artifact (``name@stage``, ``sha256:...``).
+            query: plain words.
+            k: at most this many.
+            options: path, tags, since, until (filters, applied before the search), settings.
+        """
+        value = self._service.result("search", index=index, query=query, k=k, **options)
+        value["hits"] = tuple(Hit(**hit) for hit in value["hits"])
+        for name in ("tokens", "warnings"):
+            value[name] = tuple(value[name])
+        return Retrieval(**value)
