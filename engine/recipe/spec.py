@@ -8,10 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys are errors, nothing changes after validation."""
+    """A table of a recipe: unknown keys are errors, nothing changes after validation.
+
+    Types are strict, as TOML's are: ``"4"`` is text and never a number; a whole number may stand
+    for a decimal one. Lists are ``list[...]`` in the model (TOML and JSON know no tuples).
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -34,8 +42,8 @@ class StepSpec(Section):
     """Seed of every random generator of the step."""
 
 
-#: A model: registry ref ``name@stage`` or ``name@version``, packaged short name, local directory, GGUF
-#: file, hub id, or a reference to an earlier step's output such as ``${train.model}``.
+#: A model: registry ref ``name@stage`` or ``name@version``, packaged short name, local directory,
+#: GGUF file, hub id, or a reference to an earlier step's output such as ``${train.model}``.
 ModelRefStr = Annotated[
     str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "model"})
 ]
@@ -43,6 +51,11 @@ ModelRefStr = Annotated[
 #: Data: a path, ``name@version``, or the short name of a bundled dataset (``house/train``).
 DataRefStr = Annotated[
     str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "data"})
+]
+
+#: A file or folder of the recipe's own: made absolute against the recipe's folder.
+PathStr = Annotated[
+    str, Field(min_length=1, max_length=4096), WithJsonSchema({"type": "string", "x-ref": "path"})
 ]
 
 Passthrough = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Recipes as the screens and the CLI see them: mistakes with their place, the library, estimates."""
+"""Recipes as screens and CLI see them: mistakes with their place, library, estimates."""
 
 from __future__ import annotations
 
