@@ -67,6 +67,9 @@ class Encoder:
         Raises:
             TemplateProblem: the template can't render it.
         """
+        if example.shape in ("preference", "kto"):
+            chosen, rejected = (self.encode(part, max_length) for part in sides(example))
+            return max(chosen, rejected, key=lambda side: side.length)
         if example.shape == "chat":
             ids, trained = self._chat(example)
         elif example.shape in ("completion", "text"):
@@ -183,6 +186,23 @@ class Encoder:
                 # white space behind the end token is the template's, not the model's
                 trained[last_end + 1 : token] = [False] * (token - last_end - 1)
         return ids, trained
+
+
+def sides(example: Example) -> tuple[Example, Example]:
+    """A preference row as two examples to learn: chosen and rejected (the same one for KTO)."""
+
+    def one(answer: str | tuple[Message, ...]) -> Example:
+        if isinstance(example.prompt, str) and isinstance(answer, str):
+            return Example(example.number, "completion", prompt=example.prompt, completion=answer)
+        prompt = example.prompt
+        if isinstance(prompt, str):
+            prompt = ({"role": "user", "content": prompt},)
+        if isinstance(answer, str):
+            answer = ({"role": "assistant", "content": answer},)
+        return Example(example.number, "chat", messages=(*prompt, *answer), prompt=prompt)
+
+    chosen = one(example.completion)
+    return chosen, one(example.rejected) if example.shape == "preference" else chosen
 
 
 def render_chat(

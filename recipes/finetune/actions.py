@@ -64,9 +64,10 @@ def _length(params: dict[str, Any]) -> int:
 
 
 def data_report(params: dict[str, Any], emit: Emit, paths: StatePaths) -> dict[str, Any]:
-    """The data report of ``data`` for ``base``: ``{"report": ..., "table": ..., "warnings": [...]}``.
+    """The data report of ``data`` for ``base``: ``{"report", "table", "warnings"}``.
 
-    Emits ``{"done": rows}`` now and then. Preference and KTO rows are counted without tokens.
+    Emits ``{"done": rows}`` now and then. A preference row's tokens are those of its
+    longer answer.
     """
     location = resolve_data(str(params["data"]), paths)
     report = DataReport(
@@ -103,8 +104,9 @@ def _counting(examples: Iterator[Example], report: DataReport, emit: Emit) -> It
 def mask(params: dict[str, Any], emit: Emit, paths: StatePaths) -> dict[str, Any]:
     """What is learned of some rows, token by token.
 
-    ``start`` (first row shown, from 0) and ``count`` choose them. Each row is ``{"number", "tokens":
-    [[text, learned], ...], "length", "cut", "ends", "problem"}``; texts joined give the row's text.
+    ``start`` (first row shown, from 0) and ``count`` choose them. Each row is ``{"number",
+    "tokens": [[text, learned], ...], "length", "cut", "ends", "problem"}``; the texts joined give
+    the row's text.
     """
     location = resolve_data(str(params["data"]), paths)
     start, count = int(params.get("start") or 0), int(params.get("count") or 5)
