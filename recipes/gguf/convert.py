@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import BadInput, Refused
 from recipes.gguf.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from recipes.gguf.families import Change, Family, ModelConfig, family_of, read_config
-from recipes.gguf.vocabulary import load_tokenizer, read_vocabulary
+from recipes.gguf.vocabulary import Vocabulary, load_tokenizer, read_vocabulary
 
 if TYPE_CHECKING:
     import gguf
@@ -92,6 +93,12 @@ def convert(
     family = family_of(checkpoint.config)
     config = read_config(checkpoint.config)
     notes: list[str] = []
+    window = config.get("sliding_window")
+    if window is not None and family.arch in _NO_WINDOW and _uses_window(config):
+        notes.append(
+            f"the source attends to {window} tokens at a time, llama.cpp to all of them for "
+            f"{family.title}: answers part beyond {window} tokens of context"
+        )
     chosen = _choose(dtype, checkpoint)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(source)
     vocabulary = read_vocabulary(tokenizer, source, int(config.need("vocab_size")))
@@ -100,7 +107,7 @@ def convert(
     writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[arch])
     try:
         writer.add_type("model")
-        writer.add_name(name or source.name)
+        writer.add_name(_model_name(name or source.name, vocabulary))
         family.metadata(writer, config)
         extra = family.more(writer, config)
         writer.add_file_type(FILE_TYPES[chosen])
@@ -116,6 +123,33 @@ def convert(
     _publish(partial, destination)
     parameters = sum(_count(p.shape) for p in planned)
     return Conversion(destination, family.title, chosen, parameters, tuple(notes))
+
+
+#: Families whose sliding windows llama.cpp does not compute.
+_NO_WINDOW = frozenset({"LLAMA", "QWEN2", "QWEN3", "PHI3"})
+
+
+def _uses_window(config: ModelConfig) -> bool:
+    shorter = int(config.get("sliding_window")) < int(config.need("max_position_embeddings"))
+    return shorter and config.get("use_sliding_window") is not False
+
+
+#: Tokens that llama.cpp looks up by these very names in a model that calls itself Phi-3.
+_PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
+
+
+def _model_name(name: str, vocabulary: Vocabulary) -> str:
+    """``general.name``: llama.cpp strips white space after Phi-3's special tokens by this name
+    alone.
+
+    Without those tokens a file of that name does not even load; with them, and the source
+    stripping, it must carry the name.
+    """
+    called = re.search(r"phi-?3", name, re.IGNORECASE)
+    strips = vocabulary.strips_right and set(vocabulary.tokens) >= _PHI3_TOKENS
+    if strips:
+        return name if called else f"{name} (phi-3)"
+    return re.sub(r"(phi)-?(3)", r"\1 \2", name, flags=re.IGNORECASE) if called else name
 
 
 def _choose(dtype: str, checkpoint: Checkpoint) -> str:

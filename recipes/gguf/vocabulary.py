@@ -65,6 +65,8 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool | None
+    strips_right: bool
+    """White space after a special token belongs to it (Phi-3)."""
     chat_template: Any
     """The template's text, a list of named templates, or None."""
 
@@ -135,6 +137,7 @@ def read_vocabulary(tokenizer: Any, directory: Path, size: int) -> Vocabulary:
         "tokens": tuple(tokens),
         "types": tuple(types),
         "special": _special_ids(tokenizer, directory, size),
+        "strips_right": any(t.get("rstrip") for t in spec.get("added_tokens", [])),
         "chat_template": _chat_template(tokenizer),
         **_affixes(tokenizer),
     }

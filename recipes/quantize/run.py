@@ -78,7 +78,7 @@ def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
             tokenizer=source.tokenizer,
         )
         notes += made.notes
-    _check_tokenizer(source, unquantized)
+    notes += check_tokenizer(source, unquantized)
     plans = plan_levels(ctx, spec, unquantized)
     bench, importance, found = prepare_bench(ctx, spec, source, unquantized)
     notes += found
@@ -95,10 +95,16 @@ def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
     return _finish(ctx, spec, source, rungs, notes)
 
 
-def _check_tokenizer(source: Source, unquantized: Path) -> None:
+def check_tokenizer(source: Source, unquantized: Path) -> tuple[str, ...]:
+    """Compare the file's tokenizer with the source's on hard text; the limits found are notes.
+
+    Raises:
+        StepFailed: they differ; the file is removed.
+    """
     from recipes.gguf.parity import compare
 
-    differences = compare(source.tokenizer, unquantized)
+    parity = compare(source.tokenizer, unquantized)
+    differences = parity.mismatches
     if differences:
         unquantized.unlink(missing_ok=True)
         raise StepFailed(
@@ -106,6 +112,7 @@ def _check_tokenizer(source: Source, unquantized: Path) -> None:
             why="; ".join(d.describe() for d in differences[:3]),
             hint="nothing was published; gptq and awq keep the source's own tokenizer",
         )
+    return parity.limits
 
 
 def _finish(
