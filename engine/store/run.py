@@ -149,6 +149,11 @@ def _step_succeeded(
         " interruptions=0 WHERE job_id=? AND name=?",
         (now, outputs, report, outcome.memo_key, job["id"], job["step"]),
     )
+    conn.execute(
+        "UPDATE jobs SET steps_done=(SELECT count(*) FROM steps WHERE job_id=jobs.id"
+        " AND state='succeeded') WHERE id=?",
+        (job["id"],),
+    )
     if outcome.memo_key:
         conn.execute(
             "INSERT OR REPLACE INTO memo (key, job_id, step, outputs, report, created)"
@@ -162,8 +167,6 @@ def _advance(conn: sqlite3.Connection, job: sqlite3.Row, now: float) -> Ended:
     rows = conn.execute(
         "SELECT name, lane, state FROM steps WHERE job_id=? ORDER BY ord", (job["id"],)
     ).fetchall()
-    done = sum(row["state"] == "succeeded" for row in rows)
-    conn.execute("UPDATE jobs SET steps_done=? WHERE id=?", (done, job["id"]))
     following = next((row for row in rows if row["state"] == "queued"), None)
     if following is None:
         return _end_job(conn, job, "succeeded", "", now)

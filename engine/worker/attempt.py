@@ -54,7 +54,7 @@ def log(*lines: str) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process: threads and finalizers of big libraries may hang or crash, all is written."""
+    """End the process at once: finalizers of big libraries may hang or crash."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
@@ -62,7 +62,7 @@ def leave(status: int) -> NoReturn:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """True when ``error`` or what caused it is a full disk (libraries wrap it in their own types)."""
+    """True when ``error`` or what caused it is a full disk (libraries wrap the OSError)."""
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
