@@ -42,7 +42,8 @@ def trained_on(ctx: StepContext, source: Source) -> str | None:
         view = ctx.registry().resolve(source.location.manifest)
     except ModelOpsError:
         return None
-    recorded = view.run.get("train_data") if view.run else None
+    listed = (view.run or {}).get("data") or []
+    recorded = listed[0] if isinstance(listed, list) and listed else None
     if not recorded:
         return None
     from engine.data.source import resolve_data

@@ -149,7 +149,7 @@ def _finish(
         name=f"{ctx.job_name}.{ctx.step}.report",
         artifact_type="report",
         files={"report.json": report_file},
-        parents=[("evaluates", m) for m in manifests.values()],
+        parents=[("model", m) for m in manifests.values()],
         key=f"{ctx.job_id}/{ctx.step}/report",
     )
     figures = best.main()
