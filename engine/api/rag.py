@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import NotFound
 from engine.paths import StatePaths
-from engine.types.rag import FileView, Hit, IndexView, Retrieval
+from engine.types.rag import (
+    Answer,
+    Citation,
+    FileView,
+    Hit,
+    IndexView,
+    Passage,
+    Retrieval,
+)
 
 if TYPE_CHECKING:
     from engine.service import Service
@@ -126,3 +134,54 @@ class Rag:
         for name in ("tokens", "warnings"):
             value[name] = tuple(value[name])
         return Retrieval(**value)
+
+    def ask(self, index: str, question: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Answer from the documents: ``sources``, ``phase`` and ``token`` events as they come.
+
+        The last item is ``{"result": Answer}``.
+
+        Args:
+            index: name of an index, or an artifact.
+            question: in plain words.
+            options: model, k, budget (tokens of sources), conversation (any text: earlier questions
+                under it are remembered by this object), path, tags, since, until, settings.
+        """
+        for event in self._service.call("ask", index=index, question=question, **options):
+            if "result" in event:
+                yield {"result": answer_from_json(event["result"])}
+            else:
+                yield event
+
+    def inspect(self, index: str, **options: Any) -> dict[str, Any]:
+        """Look inside an index.
+
+        Args:
+            index: name of an index, or an artifact.
+            options: ``file`` (its chunks, offsets, words), or ``query`` (every candidate with all
+                scores, why it was left out, the exact prompt), else the table itself.
+        """
+        value: dict[str, Any] = self._service.result("inspect", index=index, **options)
+        return value
+
+    def evaluate(self, queries: str, index: str = "", **options: Any) -> Iterator[dict[str, Any]]:
+        """Measure retrieval on a BEIR-like folder: progress, then ``{"result": ...}``.
+
+        Args:
+            queries: a folder with queries.jsonl and qrels.tsv.
+            index: to search; empty: the folder's own documents, indexed first.
+            options: configurations: name -> settings of ``recipes.rag.retrieve.Settings``; the
+                first is compared with each of the others.
+        """
+        folder = str(Path(queries).expanduser().absolute())
+        yield from self._service.call("evaluate", queries=folder, index=index, **options)
+
+
+def answer_from_json(value: dict[str, Any]) -> Answer:
+    """The data class of an answer that crossed a process boundary."""
+    for name in ("citations", "quotes"):
+        value[name] = tuple(Citation(**c) for c in value[name])
+    value["sources"] = tuple(
+        Passage(**{**p, "chunks": tuple(p["chunks"])}) for p in value["sources"]
+    )
+    value["left_out"] = tuple(value["left_out"])
+    return Answer(**value)

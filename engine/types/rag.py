@@ -83,6 +83,29 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A source as the prompt holds it: one hit, or neighbouring hits of a file joined."""
+
+    number: int
+    """From 1, as the answer cites it."""
+    path: str
+    headings: str
+    start: int
+    end: int
+    text: str
+    score: float
+    tokens: int
+    chunks: tuple[str, ...] = ()
+    """Ids of the chunks it is made of."""
+
+    @property
+    def place(self) -> str:
+        """File, heading and characters: where a citation points."""
+        heading = f" § {self.headings}" if self.headings else ""
+        return f"{self.path}{heading} [{self.start}:{self.end}]"
+
+
+@dataclass(frozen=True)
 class Citation:
     """One sentence of an answer, the source it names, and whether that source supports it."""
 
@@ -107,13 +130,17 @@ class Answer:
     text: str
     found: bool
     citations: tuple[Citation, ...]
-    sources: tuple[Hit, ...]
+    sources: tuple[Passage, ...]
     model: str
     prompt: str
     prompt_tokens: int
     budget_tokens: int
     left_out: tuple[str, ...] = ()
     """Chunks that were found and did not fit the budget, with the reason."""
+    reason: str = ""
+    """Why it is "not in these documents", where it is not."""
+    quotes: tuple[Citation, ...] = ()
+    """Sentences of the sources nearest to the question, where the model's were not supported."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 

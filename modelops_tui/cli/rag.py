@@ -111,3 +111,193 @@ def search(
         out.say(f"warning: {warning}")
     if not found.hits:
         out.say("nothing found")
+
+
+@app.command()
+def ask(
+    index: IndexName,
+    question: Annotated[
+        str | None, typer.Argument(help="In plain words; without it, a conversation.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Who answers: a GGUF model.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Passages to consider.", min=1, max=50)] = 8,
+    budget: Annotated[int, typer.Option(help="Tokens of sources in the prompt.", min=64)] = 800,
+    path: PathGlob = "",
+    tag: Tags = None,
+    since: Since = "",
+    until: Until = "",
+    as_json: Json = False,
+) -> None:
+    """Answer from the documents, each sentence with its verified source."""
+    out.choose(as_json=as_json)
+    rag = Workbench().rag
+    options = {
+        "k": k, "budget": budget, "path": path, "tags": tag or [], "since": since, "until": until,
+        "model": model, "conversation": "" if question else "shell",
+    }  # fmt: skip
+    if question:
+        _ask_once(rag, index, question, options)
+        return
+    out.say("ask on; an empty line ends")
+    while line := typer.prompt("?", default="", show_default=False, err=True).strip():
+        _ask_once(rag, index, line, options)
+    rag.close()
+
+
+def _ask_once(rag: Any, index: str, question: str, options: dict[str, Any]) -> None:
+    for event in rag.ask(index, question, **options):
+        if event.get("type") == "token":
+            out.status(event["text"].strip() or "...")
+        elif event.get("type") in ("phase", "sources"):
+            out.status(event.get("name") or f"{len(event['sources'])} sources")
+        elif "result" in event:
+            out.status("")
+            _show_answer(event["result"])
+
+
+def _show_answer(answer: Any) -> None:
+    if out.format is not Format.TABLE:
+        out.json(dataclasses.asdict(answer))
+        return
+    if answer.found:
+        for c in answer.citations:
+            mark = "" if c.supported else "  (not supported by its source)"
+            out.line(f"{c.sentence} [{c.source}]{mark}")
+    else:
+        out.line(answer.text)
+        out.say(f"why: {answer.reason}")
+        for quote in answer.quotes:
+            out.line(f'nearest: "{quote.sentence}" [{quote.source}]')
+    cited = {c.source for c in (*answer.citations, *answer.quotes)}
+    for source in answer.sources:
+        if source.number in cited:
+            out.line(f"  [{source.number}] {source.place}")
+    used = sum(s.tokens for s in answer.sources)
+    out.say(
+        f"{used} of {answer.budget_tokens} tokens of sources, prompt {answer.prompt_tokens}, "
+        f"{answer.model}, {answer.seconds.get('retrieve', 0):.2f} s to find, "
+        f"{answer.seconds.get('generate', 0):.1f} s to answer"
+    )
+    for reason in answer.left_out:
+        out.say(f"left out: {reason}")
+
+
+@app.command()
+def inspect(
+    index: IndexName,
+    file: Annotated[str, typer.Option("--file", help="Show the chunks of this file.")] = "",
+    query: Annotated[str, typer.Option("--query", help="Show every candidate's scores.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Passages the prompt may have.", min=1)] = 8,
+    budget: Annotated[int, typer.Option(help="Tokens of sources.", min=64)] = 800,
+    as_json: Json = False,
+) -> None:
+    """See the chunks, words, scores and the prompt; without options, the files and the table."""
+    out.choose(as_json=as_json)
+    rag = Workbench().rag
+    if not file and not query:
+        rag.show(index)
+    found = rag.inspect(index, file=file, query=query, k=k, budget=budget)
+    if out.format is not Format.TABLE:
+        out.json(found)
+    elif file:
+        for chunk in found["chunks"]:
+            out.line(
+                f"#{chunk['number']} [{chunk['start']}:{chunk['end']}] {chunk['tokens']} tokens"
+            )
+            out.line(f"   {chunk['headings']}")
+            out.line("   " + " ".join(chunk["text"].split()))
+            out.line("   words: " + " ".join(chunk["words"]))
+    elif query:
+        _show_query(found)
+    else:
+        out.record({n: found[n] for n in ("generation", "chunks", "fragments", "table_version")})
+        out.rows(("name", "type", "indexed", "unindexed"), found["indexes"])
+        out.rows(
+            ("path", "status", "chunks", "size_bytes", "reason"),
+            [dataclasses.asdict(f) for f in rag.files(index)],
+        )
+
+
+def _show_query(found: dict[str, Any]) -> None:
+    out.line("words: " + " ".join(found["words"]))
+    columns = (
+        "rank", "score", "bm25", "bm25_scaled", "bm25_rank", "cosine", "cosine_scaled",
+        "dense_rank", "place", "fate",
+    )  # fmt: skip
+    rows = []
+    for c in found["candidates"]:
+        row = {n: round(v, 3) if isinstance(v, float) else v for n, v in c.items()}
+        rows.append({**row, "place": f"{c['path']} [{c['start']}:{c['end']}]"})
+    out.rows(columns, rows)
+    out.line(f"prompt ({found['prompt_tokens']} tokens, sources {found['context_tokens']} of "
+             f"{found['budget']}):")  # fmt: skip
+    out.line(found["prompt"])
+
+
+@app.command("eval")
+def eval_(
+    queries: Annotated[Path, typer.Argument(help="Folder with queries.jsonl and qrels.tsv.")],
+    index: Annotated[str, typer.Option(help="Search this index, not the folder's docs.")] = "",
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", help="hybrid, bm25, dense, rrf, or key=value,...: the first is A."
+        ),
+    ] = None,
+    per_query: Annotated[bool, typer.Option("--per-query", help="One row a query.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure: nDCG@10, recall@k, MRR with 95 % intervals; several --config are compared."""
+    out.choose(as_json=as_json)
+    configurations = {text: _settings(text) for text in config or ["hybrid"]}
+    result: dict[str, Any] = {}
+    events = Workbench().rag.evaluate(str(queries), index, configurations=configurations)
+    for event in events:
+        if "result" in event:
+            out.status_end()
+            result = event["result"]
+        else:
+            out.status(f"{event['done']}/{event['total']} {event['unit']}")
+    if out.format is not Format.TABLE:
+        out.json(result)
+        return
+    rows = []
+    for run in result["evaluations"]:
+        for metric, (mean, low, high) in run["metrics"].items():
+            interval = f"{low:.3f} .. {high:.3f}"
+            row = {"configuration": run["name"], "metric": metric, "mean": round(mean, 4)}
+            rows.append({**row, "95 %": interval, "queries": run["queries"]})
+        rows.append(
+            {"configuration": run["name"], "metric": "ms p50", "mean": run["latency_ms"]["p50"]}
+        )
+    out.rows(("configuration", "metric", "mean", "95 %", "queries"), rows)
+    for pair in result["comparisons"]:
+        out.line()
+        out.line(
+            f"{pair['b']} against {pair['a']}: {pair['difference']:+.4f} {pair['metric']} "
+            f"(95 % {pair['low']:+.4f} .. {pair['high']:+.4f}), {pair['better']} better, "
+            f"{pair['worse']} worse, {pair['equal']} equal"
+        )
+        out.rows(("query", "text", pair["a"], pair["b"], "difference"), pair["queries"][:20])
+    if per_query:
+        for run in result["evaluations"]:
+            out.line()
+            out.rows(("query", "ndcg@10", "mrr@10", "recall@10", "first_relevant", "text"),
+                     run["per_query"])  # fmt: skip
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """``bm25`` or ``weight=0.4,candidates=200`` as settings."""
+    settings: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals:
+            settings["mode"] = name
+        elif value.isdigit():
+            settings[name] = int(value)
+        else:
+            try:
+                settings[name] = float(value)
+            except ValueError:
+                settings[name] = value
+    return settings

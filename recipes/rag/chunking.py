@@ -19,6 +19,13 @@ DEFAULT_OVERLAP = 32
 MAX_HEADING_CHARS = 300
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+#: MediaWiki: ``== Name ==``, also written ``= = Name = =``
+_WIKI = re.compile(
+    r"^[ \t]*((?:=[ \t]?){1,6})[ \t]*([^=\n]+?)[ \t]*((?:=[ \t]?){1,6})[ \t]*$", re.M
+)
+#: a short line of its own above a paragraph, as in plain text and PDF
+_TITLE = re.compile(r"(?<=\n\n)[ \t]*([A-Z0-9][^\n]{2,79}?)[ \t]*\n+(?=[^\n]{80,})")
+_TITLE_LEVEL = 7
 _FENCE = re.compile(r"^[ \t]{0,3}(```+|~~~+)", re.MULTILINE)
 _BLANK = re.compile(r"\n[ \t]*\n+")
 _SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"')\]»”]*\s+|\n+")
@@ -116,22 +123,42 @@ def _inside(position: int, spans: list[tuple[int, int]]) -> bool:
     return at >= 0 and spans[at][0] <= position < spans[at][1]
 
 
+def _headings(text: str) -> list[tuple[int, int, int, str]]:
+    """(start, end, level, name) of every heading line, in order."""
+    found = [(m.start(), m.end(), len(m[1]), m[2].strip()) for m in _HEADING.finditer(text)]
+    for match in _WIKI.finditer(text):
+        level = match[1].count("=")
+        if level == match[3].count("="):
+            found.append((match.start(), match.end(), level, match[2].strip()))
+    for match in _TITLE.finditer(text):
+        if _is_title(match[1]):
+            found.append((match.start(1), match.end(1), _TITLE_LEVEL, match[1].strip()))
+    found.sort()
+    return [h for at, h in enumerate(found) if at == 0 or h[0] >= found[at - 1][1]]
+
+
+def _is_title(line: str) -> bool:
+    """A line without the end of a sentence, of few words, most of them of letters."""
+    words = line.split()
+    letters = sum(c.isalpha() for c in line)
+    return line[-1] not in '.,;:!?|)—”"' and len(words) <= 12 and letters > len(line) * 0.6
+
+
 def _sections(text: str, title: str) -> Iterator[_Section]:
-    """The text between headings; the heading line itself belongs to the section it opens."""
+    """The text between headings; a heading line stands in the path, not in a chunk."""
     fences = _fences(text)
     path: list[tuple[int, str]] = []
     start = 0
     headings: tuple[str, ...] = (title,)
-    for match in _HEADING.finditer(text):
-        if _inside(match.start(), fences):
+    for begin, end, level, name in _headings(text):
+        if _inside(begin, fences):
             continue
-        if text[start : match.start()].strip():
-            yield _Section(start, match.start(), headings)
-        level = len(match[1])
-        path = [(lv, name) for lv, name in path if lv < level] + [(level, match[2].strip())]
-        names = [name for _, name in path]
+        if text[start:begin].strip():
+            yield _Section(start, begin, headings)
+        path = [(lv, known) for lv, known in path if lv < level] + [(level, name)]
+        names = [known for _, known in path]
         headings = tuple(names if names[0] == title else [title, *names])
-        start = match.end()
+        start = end
     if text[start:].strip():
         yield _Section(start, len(text), headings)
 

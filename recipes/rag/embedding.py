@@ -142,7 +142,9 @@ class Embedder:
         limit = self.fingerprint.max_length
         ids = [self._cut(e.ids, limit) for e in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        vectors = np.zeros((len(ids), self.fingerprint.dimensions), dtype=np.float32)
+        vectors: NDArray[np.float32] = np.zeros(
+            (len(ids), self.fingerprint.dimensions), dtype=np.float32
+        )
         batch = BATCH if self.device == "cpu" else 256
         with torch.inference_mode():
             for begin in range(0, len(order), batch):

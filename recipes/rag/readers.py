@@ -114,7 +114,9 @@ def _textual(data: bytes, path: Path, *, html: bool) -> Document:
     if html:
         return _html(text, path, warning)
     markdown = path.suffix.lower() in MARKDOWN
-    title, date, tags = "", None, ()
+    title = ""
+    date: datetime | None = None
+    tags: tuple[str, ...] = ()
     front = _FRONT.match(text) if markdown else None
     if front:
         title, date, tags = _front_matter(front[1])

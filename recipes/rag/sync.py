@@ -39,8 +39,8 @@ TAIL_ROWS = 2_000
 class Source(Protocol):
     """Where documents come from (``recipes.rag.folder``)."""
 
-    trouble: dict[str, str]
-
+    @property
+    def trouble(self) -> dict[str, str]: ...
     def scan(self) -> list[Entry]: ...
     def load(self, entry: Entry) -> tuple[Document, str]: ...
     def digest(self, entry: Entry) -> str: ...
@@ -330,7 +330,9 @@ class Sync:
             for record in found.select(["search_text", "vector"]).to_arrow().to_pylist():
                 old[record["search_text"]] = record["vector"]
         fresh = [i for i, row in enumerate(rows) if row["search_text"] not in old]
-        vectors = np.zeros((len(rows), self.meta.fingerprint.dimensions), dtype=np.float32)
+        vectors: NDArray[np.float32] = np.zeros(
+            (len(rows), self.meta.fingerprint.dimensions), dtype=np.float32
+        )
         for i, row in enumerate(rows):
             if row["search_text"] in old:
                 vectors[i] = old[row["search_text"]]
