@@ -23,5 +23,11 @@ KIND = Kind(
     check="recipes.quantize.check:check",
     estimate="recipes.quantize.estimate:estimate",
     resumable=True,
-    code=("recipes.gguf", "recipes.loading", "recipes.export", "engine.models"),
+    code=(
+        "recipes.gguf",
+        "recipes.loading",
+        "recipes.measuring",
+        "recipes.export",
+        "engine.models",
+    ),
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
-from recipes.export.proof import LOSSLESS_KL, SourceAnswer, answer, prove_gguf, require
+from recipes.measuring.measure import Reference, Windows, cut
+from recipes.measuring.proof import LOSSLESS_KL, SourceAnswer, answer, prove_gguf, require
 from recipes.quantize.ladder import Bench
-from recipes.quantize.measure import Reference, Windows, cut
 from recipes.quantize.texts import prompts, read, stream
 
 if TYPE_CHECKING:
@@ -150,19 +150,14 @@ def _compute(
     calibration: Any,
 ) -> None:
     from recipes.quantize.importance import collect
-    from recipes.quantize.torch_source import TorchModel
+    from recipes.quantize.torch_source import load_source
 
     def check_stop() -> None:
         if ctx.should_stop:
             ctx.raise_stopped()
 
     ctx.phase("loading the source")
-    model = TorchModel(
-        source.folder,
-        threads=ctx.threads,
-        device=ctx.device,
-        dtype="float32" if ctx.device == "cpu" else "bfloat16",
-    )
+    model = load_source(source.folder, threads=ctx.threads, device=ctx.device)
     try:
         if not answers_file.is_file():
             ctx.phase("asking the source")

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.quantize.measure import cut
+from recipes.measuring.measure import cut
 from recipes.quantize.texts import Stream, read, stream
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext
+    from recipes.measuring.torch_model import TorchScorer
     from recipes.quantize.run import Source
     from recipes.quantize.schema import QuantizeSpec
-    from recipes.quantize.torch_source import TorchModel
 
 #: Windows between two saved states.
 _SAVE_EVERY = 16
@@ -59,7 +59,7 @@ def trained_on(ctx: StepContext, source: Source) -> str | None:
 def collect(
     ctx: StepContext,
     spec: QuantizeSpec,
-    model: TorchModel,
+    model: TorchScorer,
     calibration: Stream,
     check_stop: Callable[[], None],
 ) -> None:

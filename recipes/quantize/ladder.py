@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, DoesNotFit, OutOfSpace
-from recipes.export.proof import Proof, SourceAnswer, prove_gguf, require
 from recipes.gguf.levels import LEVELS
-from recipes.quantize.measure import Measured, Reference, save_json
+from recipes.measuring.measure import Measured, Reference, save_json
+from recipes.measuring.proof import Proof, SourceAnswer, prove_gguf, require
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext

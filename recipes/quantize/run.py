@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import ModelOpsError, StepFailed
 from engine.worker.context import StepContext, StepResult
+from recipes.measuring.measure import save_json
 from recipes.quantize.ladder import Rung, make_rung, plan_levels
-from recipes.quantize.measure import save_json
 from recipes.quantize.report import chart, choose, tables
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def answer(
     """The source's greedy answers, each with the distribution behind every token."""
     import numpy as np
 
-    from recipes.quantize.measure import log_softmax
+    from recipes.measuring.measure import log_softmax
 
     answers = []
     for text, prompt in prompts:
