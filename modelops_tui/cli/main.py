@@ -1,9 +1,7 @@
-"""The console script: assembles the command groups and turns errors into exit codes."""
+"""The console script: the options before the command, and errors turned into exit codes."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from typing import Annotated
@@ -12,10 +10,12 @@ import typer
 
 from engine.errors import ModelOpsError
 from modelops_tui import __version__
+from modelops_tui.cli.lazy import LazyGroup
 from modelops_tui.cli.output import ExitCode, out
 
 app = typer.Typer(
     name="modelops-tui",
+    cls=LazyGroup,
     help="Fine-tune, quantize, ask documents, evaluate, sign, promote and serve language models. "
     "Without a command it opens the full-screen workbench.",
     no_args_is_help=False,
@@ -24,42 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-#: command group -> module with ``app: typer.Typer``
-GROUPS = {
-    "recipe": "modelops_tui.cli.recipe",
-    "jobs": "modelops_tui.cli.jobs",
-    "data": "modelops_tui.cli.data",
-    "models": "modelops_tui.cli.models",
-    "backends": "modelops_tui.cli.backends",
-    "rag": "modelops_tui.cli.rag",
-    "serve": "modelops_tui.cli.serve",
-    "market": "modelops_tui.cli.market",
-    "remote": "modelops_tui.cli.remote",
-    "keys": "modelops_tui.cli.keys",
-    "audit": "modelops_tui.cli.audit",
-    "engine": "modelops_tui.cli.engine",
-    "gpu": "modelops_tui.cli.gpu",
-    "config": "modelops_tui.cli.config",
-    "plugin": "modelops_tui.cli.plugin",
-}
-
-#: single command -> module with a function ``command``
-COMMANDS = {
-    "run": "modelops_tui.cli.run",
-    "chat": "modelops_tui.cli.chat",
-    "gateway": "modelops_tui.cli.gateway",
-    "doctor": "modelops_tui.cli.doctor",
-}
-
-
-def _assemble() -> None:
-    for name, module in COMMANDS.items():
-        if importlib.util.find_spec(module) is not None:
-            app.command(name)(importlib.import_module(module).command)
-    for name, module in GROUPS.items():
-        if importlib.util.find_spec(module) is not None:
-            app.add_typer(importlib.import_module(module).app, name=name)
 
 
 @app.callback(invoke_without_command=True)
@@ -93,7 +57,6 @@ def root(
 
 def main() -> None:
     """Run the command line; every ``ModelOpsError`` becomes its message and its exit status."""
-    _assemble()
     try:
         app()
     except ModelOpsError as error:

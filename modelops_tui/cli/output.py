@@ -9,10 +9,14 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from enum import IntEnum, StrEnum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import ModelOpsError
+
+if TYPE_CHECKING:
+    from engine.types.recipes import Diagnostic
 
 
 class ExitCode(IntEnum):
@@ -31,6 +35,7 @@ class ExitCode(IntEnum):
     JOB_FAILED = 10
     MISSING_PART = 11
     JOB_CANCELLED = 12
+    JOB_PAUSED = 13
     DETACHED = 130
 
 
@@ -56,6 +61,16 @@ def printable(text: object) -> str:
         else:
             out.append(f"\\u{ord(char):04x}")
     return "".join(out)
+
+
+def width(text: str) -> int:
+    """Columns of a terminal that ``text`` takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
 
 
 class Output:
@@ -86,6 +101,11 @@ class Output:
     def json(self, value: Any) -> None:
         """One JSON document."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def json_line(self, value: Any) -> None:
+        """One JSON document on one line, at once."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.flush()
 
     def rows(
         self,
@@ -118,7 +138,7 @@ class Output:
             writer.writerows(items)
             sys.stdout.write(buffer.getvalue())
         elif items:
-            self._table(columns, items, titles or {})
+            self.table(columns, items, titles or {})
         elif empty:
             self.say(empty)
 
@@ -127,25 +147,27 @@ class Output:
         if self.format is not Format.TABLE:
             self.json(dict(value))
             return
-        width = max((len(key) for key in value), default=0)
+        longest = max((len(key) for key in value), default=0)
         for key, item in value.items():
             if isinstance(item, (dict, list)):
                 item = json.dumps(item, ensure_ascii=False, default=str)
-            self.line(f"{key:<{width}}  {'-' if item is None else item}")
+            self.line(f"{key:<{longest}}  {'-' if item is None else item}")
 
-    def _table(
-        self, columns: Sequence[str], items: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+    def table(
+        self,
+        columns: Sequence[str],
+        items: Sequence[Mapping[str, Any]],
+        titles: Mapping[str, str] | None = None,
     ) -> None:
+        """Aligned columns, whatever the format: for reports made of several tables."""
+        titles = titles or {}
         head = [titles.get(column, column) for column in columns]
-        body = [
-            ["-" if item.get(c) is None else printable(item[c]).replace("\n", " ") for c in columns]
-            for item in items
-        ]
-        widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(columns))]
+        body = [["-" if item.get(c) is None else _cell(item[c]) for c in columns] for item in items]
+        widths = [max(width(row[i]) for row in [head, *body]) for i in range(len(columns))]
         numeric = [all(_numeric(item.get(c)) for item in items) for c in columns]
         for row in [head, *body]:
             cells = [
-                c.rjust(w) if right else c.ljust(w)
+                " " * (w - width(c)) + c if right else c + " " * (w - width(c))
                 for c, w, right in zip(row, widths, numeric, strict=True)
             ]
             sys.stdout.write("  ".join(cells).rstrip() + "\n")
@@ -161,8 +183,14 @@ class Output:
     def status(self, text: str) -> None:
         """A line that replaces itself on a terminal and is dropped elsewhere."""
         if sys.stderr.isatty() and not self.quiet:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            sys.stderr.write("\r\x1b[K" + printable(text).replace("\n", " ")[:width])
+            room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            sys.stderr.write("\r\x1b[K" + printable(text).replace("\n", " ")[:room])
+            sys.stderr.flush()
+
+    def status_clear(self) -> None:
+        """Take the status line away, so that something else can be said in its place."""
+        if sys.stderr.isatty() and not self.quiet:
+            sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
     def status_end(self) -> None:
@@ -173,8 +201,14 @@ class Output:
 
     def error(self, error: ModelOpsError) -> None:
         """``error: what``, its reason and its hint; JSON on stdout as well under ``--json``."""
+        diagnostics = getattr(error, "diagnostics", ())
         if self.format is not Format.TABLE:
-            self.json({"error": error.to_json()})
+            described: dict[str, Any] = dict(error.to_json())
+            if diagnostics:
+                described["diagnostics"] = [asdict(item) for item in diagnostics]
+            self.json({"error": described})
+        for item in diagnostics:
+            self.diagnostic(item)
         sys.stderr.write(f"error: {printable(error.what)}\n")
         if error.why:
             sys.stderr.write(f"  {printable(error.why)}\n")
@@ -182,10 +216,23 @@ class Output:
             sys.stderr.write(f"hint: {printable(error.hint)}\n")
         sys.stderr.flush()
 
+    def diagnostic(self, item: Diagnostic) -> None:
+        """A mistake in a recipe: place, line, caret, advice."""
+        from engine.recipe.diagnostics import render
+
+        sys.stderr.write(printable(render(item)) + "\n\n")
+        sys.stderr.flush()
+
     def fail(self, error: ModelOpsError) -> NoReturn:
         """Show ``error`` and leave with its exit status."""
         self.error(error)
         sys.exit(error.exit_status)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return printable(value).replace("\n", " ")
 
 
 def _numeric(value: object) -> bool:
