@@ -214,7 +214,10 @@ class Engine:
             return
         if isinstance(ready, steps.Remembered):
             ended = run.skip_step(self.conn, step.expected, ready.outcome, ready.memo_of)
-            self._note(step, ready.outcome.reason)
+            text = ready.outcome.reason
+            self._event(step.job_id, step.attempt, step.name, "note", level="info", text=text)
+            for table in ready.outcome.report:
+                self._event(step.job_id, step.attempt, step.name, "table", **table)
             self._moved(step.job_id, ended)
             return
         attempt = run.claim(self.conn, step.expected, lane)
@@ -292,7 +295,12 @@ class Engine:
 
     def _record(self, running: Running, outcome: Outcome, ended: Ended | None) -> None:
         self._event(
-            running.job_id, running.attempt, running.step, "ended", outcome.state, outcome.reason
+            running.job_id,
+            running.attempt,
+            running.step,
+            "ended",
+            state=outcome.state,
+            reason=outcome.reason,
         )
         self.admission.measured(self.conn, running, outcome)
         if ended is not None:
@@ -311,22 +319,15 @@ class Engine:
             return
         if ended.over:
             self._untold = True
+            table = steps.matrix_table(self.conn, self.paths, job_id)
+            if table is not None:
+                self._event(job_id, 0, "", "table", **table)
         self._seen_version = -1
         self._wake()
 
-    def _note(self, step: steps.StepRow, text: str) -> None:
-        record = {"t": round(time.time(), 3), "attempt": step.attempt, "step": step.name}
-        progress.append_event(
-            self.paths, step.job_id, {**record, "type": "note", "level": "info", "text": text}
-        )
-
-    def _event(
-        self, job_id: str, attempt: int, step: str, kind: str, state: str, reason: str
-    ) -> None:
-        record: dict[str, Any] = {"t": round(time.time(), 3), "attempt": attempt, "step": step}
-        progress.append_event(
-            self.paths, job_id, {**record, "type": kind, "state": state, "reason": reason}
-        )
+    def _event(self, job_id: str, attempt: int, step: str, kind: str, **values: Any) -> None:
+        record = {"t": round(time.time(), 3), "attempt": attempt, "step": step, "type": kind}
+        progress.append_event(self.paths, job_id, {**record, **values})
 
     def tell_ends(self) -> None:
         """Notify of jobs that ended, once each: the row is marked first, a lost message is lost."""

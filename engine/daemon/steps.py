@@ -182,3 +182,18 @@ def artifacts_exist(paths: StatePaths, outputs: Mapping[str, Any]) -> bool:
             if not any(paths.registry.glob(f"manifests/**/{digest}*")):
                 return False
     return True
+
+
+def matrix_table(conn: sqlite3.Connection, paths: StatePaths, job_id: str) -> dict[str, Any] | None:
+    """The table of a finished sweep, one row a point; None for a job without a matrix."""
+    rows = conn.execute(
+        "SELECT name, outputs FROM steps WHERE job_id=? AND point IS NOT NULL"
+        " AND state='succeeded'",
+        (job_id,),
+    ).fetchall()
+    plan = read_json(paths.run_dir(job_id) / "plan.json") if rows else None
+    if plan is None:
+        return None
+    from engine.recipe import picks
+
+    return picks.table(plan, {row["name"]: json.loads(row["outputs"]) for row in rows})

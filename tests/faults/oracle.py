@@ -59,12 +59,12 @@ def _doubled(harness: Harness) -> list[str]:
 def _overlaps(lines: list[dict[str, Any]]) -> list[str]:
     """Workers of one lane never live at the same time, by their own lock and by their clocks."""
     found = [f"overlap: {line}" for line in lines if line["what"] == "overlap"]
-    spans: dict[tuple[str, int], list[float]] = defaultdict(list)
+    spans: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for line in lines:
-        spans[(line["job"], line["attempt"])].append(line["t"])
-    ordered = sorted((min(times), max(times), key) for key, times in spans.items())
-    for (_, end, before), (begin, _, after) in itertools.pairwise(ordered):
-        if begin < end:
+        spans[(line["lane"], line["job"], line["attempt"])].append(line["t"])
+    ordered = sorted((key[0], min(times), max(times), key) for key, times in spans.items())
+    for (lane, _, end, before), (other, begin, _, after) in itertools.pairwise(ordered):
+        if lane == other and begin < end:
             found.append(f"overlap in time: {before} and {after}")
     return found
 

@@ -31,13 +31,13 @@ def write_ledger(path: str, **record: object) -> None:
     os.close(fd)
 
 
-def witness(path: str, **record: object) -> None:
+def witness(path: str, ledger: str, **record: object) -> None:
     """A lock of the test's own, held until death: workers that overlap can't both have it."""
     fd = os.open(f"{path}.witness", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        write_ledger(path, what="overlap", **record)
+        write_ledger(ledger, what="overlap", **record)
 
 
 def once(ctx: StepContext, name: str) -> bool:
@@ -73,7 +73,13 @@ def misbehave(ctx: StepContext, spec: ProbeSpec, done: int) -> None:
 def run(ctx: StepContext) -> StepResult:
     spec = ctx.params
     assert isinstance(spec, ProbeSpec)
-    identity = {"job": ctx.job_id, "step": ctx.step, "attempt": ctx.attempt, "pid": os.getpid()}
+    identity = {
+        "job": ctx.job_id,
+        "step": ctx.step,
+        "attempt": ctx.attempt,
+        "pid": os.getpid(),
+        "lane": os.environ.get("CUDA_VISIBLE_DEVICES") or "cpu",
+    }
     if spec.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ballast = bytearray(spec.hog_mib << 20)
@@ -89,15 +95,9 @@ def run(ctx: StepContext) -> StepResult:
         state = json.loads((start.path / "state.json").read_text())
         done, total = state["done"], state["total"]
     resumed = done
-    write_ledger(
-        spec.ledger,
-        what="begin",
-        done=done,
-        lane=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        **identity,
-    )
+    write_ledger(spec.ledger, what="begin", done=done, **identity)
     if spec.ledger:
-        witness(spec.ledger, **identity)
+        witness(f"{spec.ledger}.{identity['lane']}", spec.ledger, **identity)
     if spec.loud_kib:
         for _ in range(spec.loud_kib):
             sys.stdout.write("x" * 1023 + "\n")

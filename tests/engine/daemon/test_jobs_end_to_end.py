@@ -1,0 +1,301 @@
+"""Jobs through a real engine: pipelines, failures, pause, freeze, secrets, retries, settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.daemon import client
+from engine.types.jobs import JobState
+from tests.faults.harness import Harness
+from tests.faults.oracle import violations
+from tests.support.plans import Step, plan
+
+
+def run_plan(harness: Harness, *steps: Step, **rest: object) -> str:
+    view = harness.jobs.submit(plan(*steps, **rest))
+    harness.accepted.append(view.id)
+    harness.wait_ended(60)
+    return view.id
+
+
+def test_outputs_flow_into_later_steps(harness: Harness) -> None:
+    job = run_plan(
+        harness,
+        Step("a", params={"steps": 4}),
+        Step(
+            "b", params={"steps": 1, "value": "${a.total}", "tag": "from ${a.total}"}, needs=("a",)
+        ),
+    )
+    first, second = harness.jobs.steps(job)
+    assert first.outputs["total"] == 6.0
+    assert second.outputs["tag"] == "from 6.0"
+    view = harness.jobs.get(job)
+    assert (view.state, view.steps_done, view.last_done) == (JobState.SUCCEEDED, 2, 1.0)
+    spec = json.loads((harness.paths.attempt_dir(job, 2) / "spec.json").read_text())
+    assert spec["params"]["value"] == 6.0
+
+
+def test_a_failure_keeps_what_why_hint_and_is_not_retried(harness: Harness) -> None:
+    job = run_plan(harness, Step("a", params={"steps": 5, "fail_at": 2}), Step("b", needs=("a",)))
+    view = harness.jobs.get(job)
+    assert view.state is JobState.FAILED
+    assert view.error is not None
+    assert (view.error["what"], view.error["why"]) == ("the probe was told to fail", "at step 2")
+    assert view.attempt == 1
+    states = [step.state for step in harness.jobs.steps(job)]
+    assert states == [JobState.FAILED, JobState.CANCELLED]
+    assert "the probe was told to fail" in harness.jobs.log_path(job).read_text()
+    # after a retry the failed step runs again in the same job
+    harness.jobs.retry(job)
+    harness.wait_ended(60)
+    assert harness.jobs.get(job).attempt == 2
+
+
+def test_an_unexpected_error_keeps_its_traceback_in_the_log(harness: Harness) -> None:
+    job = run_plan(harness, Step("a", params={"steps": 1, "ledger": "/nonexistent/ledger"}))
+    view = harness.jobs.get(job)
+    assert view.error is not None
+    assert "FileNotFoundError" in view.error["what"]
+    assert "Traceback" in harness.jobs.log_path(job).read_text()
+
+
+def test_leaving_without_a_result_is_a_failure(harness: Harness) -> None:
+    job = run_plan(harness, Step("a", params={"steps": 5, "exit_at": 2}))
+    view = harness.jobs.get(job)
+    assert view.state is JobState.FAILED
+    assert view.error is not None
+    assert "status 3" in view.error["why"]
+
+
+def test_a_killed_worker_resumes_from_its_checkpoint(harness: Harness) -> None:
+    job = run_plan(harness, Step("a", params={"steps": 9, "crash_at": 7, "checkpoint_every": 3}))
+    step = harness.jobs.steps(job)[0]
+    assert step.outputs == {"total": 36.0, "tag": "", "secret": "", "resumed_from": 6.0}
+    first, second = harness.jobs.attempts(job)
+    assert (first.state, second.state) == ("interrupted", "succeeded")
+    assert first.exit is not None
+    assert first.exit["signal"] == 9
+    begun = [e for e in harness.jobs.events(job).events if e["type"] == "begun"]
+    assert [e["reason"] for e in begun] == ["", "resumed from 6"]
+
+
+@pytest.mark.parametrize(
+    ("params", "attempts"),
+    [({"crash_at": 1, "always_crash": True}, 2), ({"signal_at": 1}, 3)],
+    ids=["killed", "crashed"],
+)
+def test_interruptions_without_progress_end(
+    harness: Harness, params: dict[str, object], attempts: int
+) -> None:
+    harness.paths.config.write_text("[engine]\nmax_interruptions = 2\n")
+    job = run_plan(harness, Step("a", params={"steps": 3, **params}))
+    view = harness.jobs.get(job)
+    assert view.state is JobState.FAILED
+    assert view.error is not None
+    assert f"interrupted {attempts} times without progress" in view.error["what"]
+    assert view.attempt == attempts
+
+
+def test_a_gate_stops_the_job_with_its_numbers(harness: Harness) -> None:
+    job = run_plan(
+        harness,
+        Step("a", params={"steps": 4}),
+        Step("b", needs=("a",), require={"a.total": "<= 5"}),
+    )
+    view = harness.jobs.get(job)
+    assert view.state is JobState.FAILED
+    assert "a.total is 6, it must be <= 5" in view.reason
+    assert view.attempt == 1
+    ok = run_plan(
+        harness,
+        Step("a", params={"steps": 3}),
+        Step("b", needs=("a",), require={"a.total": "<= 5"}),
+    )
+    assert harness.jobs.get(ok).state is JobState.SUCCEEDED
+
+
+def test_steps_are_remembered_by_content(harness: Harness) -> None:
+    from engine.kinds import code_version, load_kinds
+
+    versions = {"code_versions": {"probe": code_version(load_kinds().get("probe"))}}
+    a = Step("a", params={"steps": 3})
+    first = run_plan(harness, a, Step("b", params={"tag": "one"}), **versions)
+    again = run_plan(harness, a, Step("b", params={"tag": "one"}), **versions)
+    changed = run_plan(harness, a, Step("b", params={"tag": "two"}), **versions)
+    assert harness.jobs.get(first).attempt == 2
+    assert harness.jobs.get(again).attempt == 0
+    assert harness.jobs.get(changed).attempt == 1
+    steps = harness.jobs.steps(changed)
+    assert [step.memo_of for step in steps] == [f"{first}/a", None]
+    assert steps[0].outputs["total"] == 3.0
+    assert "nothing changed" in steps[0].reason
+    # other code, or --fresh: computed again
+    other = run_plan(harness, a, Step("b"), code_versions={"probe": "another"})
+    assert harness.jobs.get(other).attempt == 2
+    view = harness.jobs.submit(plan(a, Step("b", params={"tag": "one"}), **versions), fresh=True)
+    harness.accepted.append(view.id)
+    harness.wait_ended(60)
+    assert harness.jobs.get(view.id).attempt == 2
+
+
+def test_a_matrix_goes_on_with_the_picked_point(harness: Harness) -> None:
+    job = run_plan(
+        harness,
+        Step("a@1", params={"steps": 4, "tag": "four"}, point={"a.steps": 4}),
+        Step("a@2", params={"steps": 2, "tag": "two"}, point={"a.steps": 2}),
+        Step("b", params={"tag": "${pick.a.tag}"}, needs=("a@1", "a@2")),
+        pick="min a.total",
+    )
+    assert harness.jobs.steps(job)[2].outputs["tag"] == "two"
+    tables = [e for e in harness.jobs.events(job).events if e["type"] == "table"]
+    assert tables[-1]["title"] == "matrix"
+    assert "picked: point 2, by min a.total" in tables[-1]["notes"]
+
+
+def test_secrets_are_resolved_in_the_worker_only(harness: Harness) -> None:
+    harness.extra_env = {"PROBE_TOKEN": "s3cret-value"}
+    job = run_plan(harness, Step("a", params={"tag": "$${keep}", "secret": "x-${env:PROBE_TOKEN}"}))
+    assert harness.jobs.steps(job)[0].outputs["secret"] == "x-s3cret-value"
+    assert harness.jobs.steps(job)[0].outputs["tag"] == "${keep}"
+    written = [
+        harness.paths.run_dir(job) / "plan.json",
+        harness.paths.attempt_dir(job, 1) / "spec.json",
+        harness.paths.job_events(job),
+    ]
+    for file in written:
+        assert "s3cret-value" not in file.read_text(), file
+    missing = run_plan(harness, Step("a", params={"secret": "${env:NOT_SET_HERE}"}))
+    view = harness.jobs.get(missing)
+    assert view.error is not None
+    assert "NOT_SET_HERE is not set" in view.error["what"]
+    assert "engine restart" in view.error["hint"]
+
+
+def test_pause_saves_frees_the_lane_and_keeps_the_place(harness: Harness) -> None:
+    harness.start_engine()
+    long = harness.submit(steps=40, step_s=0.05, checkpoint_every=50)
+    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+    second = harness.submit(steps=30, step_s=0.05)
+    third = harness.submit(steps=1)
+    harness.jobs.pause(long)
+    harness.wait_state(long, JobState.PAUSED)
+    harness.wait_state(second, JobState.RUNNING)
+    assert harness.jobs.get(long).reason == "paused"
+    harness.jobs.resume(long)
+    harness.wait_ended(60)
+    begins = [line["job"] for line in harness.ledger_lines() if line["what"] == "begin"]
+    # it was submitted before the third, so it goes before it
+    assert begins == [long, second, long, third]
+    resumed = harness.jobs.steps(long)[0].outputs["resumed_from"]
+    assert resumed > 0
+    assert violations(harness) == []
+
+
+def test_freeze_only_stops_the_clock(harness: Harness) -> None:
+    harness.start_engine()
+    job = harness.submit(steps=20, step_s=0.05)
+    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+    assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": True}
+    time.sleep(0.15)
+    before = len(harness.ledger_lines())
+    time.sleep(0.3)
+    assert len(harness.ledger_lines()) == before
+    client.ask(harness.paths, {"op": "thaw", "job": job})
+    harness.wait_ended(30)
+    assert [a.state for a in harness.jobs.attempts(job)] == ["succeeded"]
+    assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": False}
+
+
+def test_a_frozen_job_can_be_cancelled(harness: Harness) -> None:
+    harness.start_engine()
+    job = harness.submit(steps=400, step_s=0.05)
+    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+    client.ask(harness.paths, {"op": "freeze", "job": job})
+    harness.jobs.cancel(job)
+    harness.wait_ended(10)
+    assert any(line["what"] == "stopped" for line in harness.ledger_lines())
+
+
+def test_notifications(harness: Harness, tmp_path: Path) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    bodies: list[dict[str, object]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            bodies.append(json.loads(self.rfile.read(length)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told = tmp_path / "told"
+    harness.paths.config.write_text(
+        f"[engine]\nnotify_command = 'echo $MODELOPS_JOB $MODELOPS_STATE >> {told}'\n"
+        f"notify_webhook = 'http://127.0.0.1:{server.server_port}/'\n"
+    )
+    good = run_plan(harness, Step("a"))
+    bad = run_plan(harness, Step("a", params={"fail_at": 0}))
+    harness.wait_for(lambda: len(bodies) == 2 and told.read_text().count("\n") == 2)
+    server.shutdown()
+    assert told.read_text().splitlines() == [f"{good} succeeded", f"{bad} failed"]
+    assert [(body["job"], body["state"]) for body in bodies] == [
+        (good, "succeeded"),
+        (bad, "failed"),
+    ]
+
+
+def test_logs_are_capped_by_holes(harness: Harness) -> None:
+    harness.paths.config.write_text("[engine]\nlog_cap_mib = 2.0\n")
+    harness.start_engine()
+    job = harness.submit(steps=30, step_s=0.1, loud_kib=6 * 1024)
+    log = harness.jobs.log_path(job)
+    harness.wait_for(lambda: log.stat().st_size >= 6 << 20)
+    harness.wait_for(lambda: log.stat().st_blocks * 512 <= 2 << 20)
+    assert log.stat().st_size >= 6 << 20
+    data = log.read_bytes()
+    assert data[:4] == b"xxxx"
+    assert data[-2:] == b"x\n"
+    harness.jobs.cancel(job, now=True)
+    harness.wait_ended(20)
+
+
+def test_deleting_a_job_removes_its_folder(harness: Harness) -> None:
+    job = run_plan(harness, Step("a"))
+    folder = harness.paths.run_dir(job)
+    assert folder.is_dir()
+    harness.jobs.delete(job)
+    assert not folder.exists()
+    assert harness.jobs.list().jobs == ()
+    assert run_plan is not None
+    harness.accepted.clear()
+    assert run_plan(harness, Step("a")) > job, "a number never comes back"
+
+
+def test_the_worker_environment(harness: Harness) -> None:
+    harness.start_engine()
+    job = harness.submit(steps=40, step_s=0.05)
+    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+    (worker,) = harness.marked()["worker"]
+    raw = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    env = dict(item.decode().split("=", 1) for item in raw if b"=" in item)
+    assert env["OMP_WAIT_POLICY"] == "passive"
+    assert env["TOKENIZERS_PARALLELISM"] == "false"
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert env["OMP_NUM_THREADS"] == "1"
+    assert int(Path(f"/proc/{worker}/oom_score_adj").read_text()) == 600
+    assert os.readlink(f"/proc/{worker}/fd/0") == os.devnull
+    assert os.readlink(f"/proc/{worker}/fd/1") == str(harness.jobs.log_path(job))
+    harness.jobs.cancel(job, now=True)
+    harness.wait_ended(20)
