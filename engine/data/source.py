@@ -13,6 +13,9 @@ from engine.paths import StatePaths
 BUNDLED: dict[str, str] = {
     "house/train": "house/train.jsonl",
     "house/heldout": "house/heldout.jsonl",
+    "house/preferences": "house/preferences.jsonl",
+    "house/feedback": "house/feedback.jsonl",
+    "house/prompts": "house/prompts.jsonl",
     "neutral": "neutral.txt",
     "docs": "docs",
 }
