@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.daemon.lock import is_locked, try_lock
+from engine.daemon.spare import Spare
 from engine.errors import ModelOpsError
 from engine.paths import StatePaths
 from engine.store.run import Outcome
@@ -108,6 +109,7 @@ def spawn(
     lane: str,
     lane_lock: int | None,
     environment: Mapping[str, str],
+    spare: Spare | None = None,
 ) -> Running:
     """Start the shim of an attempt; it inherits the attempt's lock and the lane's.
 
@@ -120,6 +122,7 @@ def spawn(
         lane: the lane's name.
         lane_lock: the descriptor of the lane's lock, None for a sharing job.
         environment: of the worker.
+        spare: a pair of processes started in advance, used up by this attempt.
 
     Raises:
         ModelOpsError: the attempt's lock is held: another engine's attempt has this number.
@@ -136,23 +139,36 @@ def spawn(
         _write_spec(folder, spec)
         crash_point("engine.spec")
         inherited = (lock,) if lane_lock is None else (lock, lane_lock)
-        with open(paths.job_log(job_id), "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SHIM), str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env={**environment, MARKER_ENV: marker(paths.root, job_id, attempt)},
-                pass_fds=inherited,
-                start_new_session=True,
-            )
+        environment = {**environment, MARKER_ENV: marker(paths.root, job_id, attempt)}
+        process = spare.assign(folder, environment, inherited) if spare is not None else None
+        if process is None:
+            process = _start_shim(paths, job_id, folder, environment, inherited)
         crash_point("engine.spawned")
     finally:
         os.close(lock)
     running = Running(job_id, attempt, str(spec["step"]), lane, folder, process)
     running.pidfd = os.pidfd_open(process.pid)
     return running
+
+
+def _start_shim(
+    paths: StatePaths,
+    job_id: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    inherited: tuple[int, ...],
+) -> subprocess.Popen[bytes]:
+    with open(paths.job_log(job_id), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SHIM), str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=dict(environment),
+            pass_fds=inherited,
+            start_new_session=True,
+        )
 
 
 def _write_spec(folder: Path, spec: dict[str, Any]) -> None:

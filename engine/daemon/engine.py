@@ -22,8 +22,10 @@ from engine.daemon.admission import Admission
 from engine.daemon.attempts import Running
 from engine.daemon.launch import attempt_spec, worker_environment
 from engine.daemon.lock import try_lock
-from engine.daemon.settings import EngineSettings
+from engine.daemon.settings import EngineSettings, worker_threads
+from engine.daemon.spare import Spare
 from engine.daemon.stops import carry_requests
+from engine.devices import probe
 from engine.errors import ModelOpsError, OutOfSpace
 from engine.paths import StatePaths
 from engine.queue.dispatcher import Lane, remove_queue
@@ -39,6 +41,10 @@ _log = logging.getLogger(__name__)
 
 #: A step whose worker crashed (SEGV, ABRT) so often without a new checkpoint fails.
 MAX_CRASHES = 3
+
+
+#: The next spare is started so long after the last was used: the job's own start comes first.
+SPARE_PAUSE_S = 3.0
 
 
 class Engine:
@@ -67,6 +73,8 @@ class Engine:
         self._room_needed: dict[str, int] = {}
         self._seen_version = -1
         self._untold = True
+        self.spare: Spare | None = None
+        self._spare_due = 0.0
         remove_queue(paths.queue_db)
         self.admission = Admission(paths, settings)
         self.lanes = {
@@ -89,12 +97,33 @@ class Engine:
         for lane in self.lanes.values():
             lane.close()
         with self.mutex:
+            if self.spare is not None:
+                self.spare.close()
+                self.spare = None
             for running in self.running.values():
                 if running.pidfd is not None:
                     os.close(running.pidfd)
                     running.pidfd = None
             self.conn.close()
             self.progress_conn.close()
+
+    def keep_spare(self) -> None:
+        """Start a spare worker where the settings want one and none waits."""
+        if not self.settings.hot_spare or time.monotonic() < self._spare_due:
+            return
+        with self.mutex:
+            if self.spare is not None and self.spare.alive:
+                return
+            self._spare_due = time.monotonic() + SPARE_PAUSE_S
+            environment = worker_environment(
+                self.paths, self.settings, worker_threads(0), probe.CPU_LANE
+            )
+            try:
+                self.spare = Spare(
+                    self.paths, attempts.SHIM, environment, self.settings.hot_spare_imports
+                )
+            except OSError as error:
+                _log.warning("no spare worker: %s", error)
 
     def adopt(self) -> None:
         """Watch every attempt that ``jobs.db`` says is running and that we do not watch yet."""
@@ -226,7 +255,9 @@ class Engine:
         spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lane)
         environment = worker_environment(self.paths, self.settings, spec["threads"], lane)
         try:
-            running = attempts.spawn(self.paths, spec, lane, lock, environment)
+            spare, self.spare = self.spare, None
+            self._spare_due = time.monotonic() + SPARE_PAUSE_S
+            running = attempts.spawn(self.paths, spec, lane, lock, environment, spare)
         except (OSError, ModelOpsError) as error:
             _log.error("job %s attempt %d could not be started: %s", step.job_id, attempt, error)
             self._rest(step.job_id, 2.0)

@@ -98,6 +98,7 @@ class MainLoop:
             self.engine.follow()
             self._keep_house()
         self.engine.tell_ends()
+        self.engine.keep_spare()
 
     _follow_due = 0.0
 

@@ -1,7 +1,8 @@
 """The small process above each attempt: it outlives the engine and leaves nothing behind.
 
 Run as ``python -I -S shim.py <attempt folder>`` with the attempt's and the lane's lock descriptors
-inherited. Standard library only and self-contained: nothing else is loaded, so an upgrade may
+inherited; as ``shim.py --spare <socket> <worker command>`` it starts the worker in advance and waits
+for the folder and the descriptors. Standard library only and self-contained: nothing else is loaded, so an upgrade may
 replace every file while runs go on. It is single-threaded, which PDEATHSIG requires (the signal
 comes when the *thread* that started the child dies).
 
@@ -96,8 +97,11 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def start_worker(argv: list[str], cwd: str, log: str) -> int:
-    """Fork and exec the worker in a group of its own, bound to die with this process."""
+def start_worker(argv: list[str], cwd: str, log: str, keep: int = -1) -> int:
+    """Fork and exec the worker in a group of its own, bound to die with this process.
+
+    ``keep`` is a descriptor that the worker inherits besides the locks.
+    """
     me = os.getpid()
     pid = os.fork()
     if pid:
@@ -115,6 +119,8 @@ def start_worker(argv: list[str], cwd: str, log: str) -> int:
         os.close(null)
         os.close(out)
         os.chdir(cwd)
+        if keep >= 0:
+            os.set_inheritable(keep, True)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
@@ -231,13 +237,68 @@ def sweep() -> int:
         signal.sigtimedwait({signal.SIGCHLD}, 0.02)
 
 
+class Spare:
+    """A worker started in advance: it has its imports done and waits for its one attempt."""
+
+    def __init__(self, control: int, argv: list[str]) -> None:
+        # 6 ms that an ordinary attempt does without
+        import socket
+
+        self.control = socket.socket(fileno=control)
+        self.ours, theirs = socket.socketpair()
+        self.worker = start_worker([*argv, str(theirs.fileno())], "/", os.devnull, theirs.fileno())
+        theirs.close()
+        self.locks: list[int] = []
+        self.message = b""
+
+    def wait(self) -> str | None:
+        """The folder of the attempt, or None when the engine is gone."""
+        import socket
+
+        while not self.message.endswith(b"\n"):
+            data, fds, _, _ = socket.recv_fds(self.control, 65536, 4)
+            if not data:
+                return None
+            self.message += data
+            self.locks += fds
+        self.control.close()
+        return str(json.loads(self.message)["folder"])
+
+    def hand_over(self) -> bool:
+        """Give the attempt and its locks to the worker; False when it has died meanwhile."""
+        import socket
+
+        if os.waitpid(self.worker, os.WNOHANG)[0]:
+            return False
+        try:
+            socket.send_fds(self.ours, [self.message], self.locks)
+        except OSError:
+            return False
+        self.ours.close()
+        return True
+
+
 def main() -> None:
     """One attempt, from its first durable word to its last."""
-    folder = sys.argv[1]
     if os.getsid(0) != os.getpid():
         os.setsid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    spare = None
+    if sys.argv[1] == "--spare":
+        spare = Spare(int(sys.argv[2]), sys.argv[3:])
+        folder = spare.wait()
+        if folder is None:
+            send_group(spare.worker, signal.SIGKILL)
+            sweep()
+            return
+    else:
+        folder = sys.argv[1]
+    run(folder, spare)
+
+
+def run(folder: str, spare: Spare | None) -> None:
+    """Begin, supervise, sweep, and write how it ended."""
     with open(os.path.join(folder, "spec.json"), "rb") as file:
         spec = json.load(file)
     ballast = spec["ballast"]
@@ -245,7 +306,10 @@ def main() -> None:
     me = {"pid": os.getpid(), "ticks": start_ticks(os.getpid()), "boot": boot_id()}
     write_durably(folder, "begun.json", {**me, "t": time.time()}, ballast)
     crash_point("shim.begun")
-    worker = start_worker(spec["argv"], spec["work_dir"], spec["log"])
+    if spare is not None and spare.hand_over():
+        worker = spare.worker
+    else:
+        worker = start_worker(spec["argv"], spec["work_dir"], spec["log"])
     crash_point("shim.forked")
     supervisor = Supervisor(worker, float(spec["grace_s"]))
     supervisor.run()

@@ -16,7 +16,12 @@ signal.signal(signal.SIGTERM, lambda *_: _stop.set())
 
 
 def main() -> None:
-    """Run the attempt named on the command line."""
+    """Run the attempt named on the command line, or wait for one (``--spare <socket>``)."""
+    if sys.argv[1] == "--spare":
+        from engine.worker.spare import serve_once
+
+        serve_once(int(sys.argv[2]), _stop)
+        return
     from pathlib import Path
 
     from engine.worker.attempt import run_attempt
