@@ -140,7 +140,7 @@ class Answer:
     reason: str = ""
     """Why it is "not in these documents", where it is not."""
     quotes: tuple[Citation, ...] = ()
-    """Sentences of the sources nearest to the question, where the model's were not supported."""
+    """The answer, word for word from the sources, where the model did not keep to them."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 

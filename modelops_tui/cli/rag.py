@@ -159,16 +159,18 @@ def _show_answer(answer: Any) -> None:
     if out.format is not Format.TABLE:
         out.json(dataclasses.asdict(answer))
         return
-    if answer.found:
+    if answer.quotes:
+        for quote in answer.quotes:
+            out.line(f'"{quote.sentence}" [{quote.source}]')
+        out.say(f"quoted from the sources: {answer.reason}")
+    elif answer.found:
         for c in answer.citations:
             mark = "" if c.supported else "  (not supported by its source)"
             out.line(f"{c.sentence} [{c.source}]{mark}")
     else:
         out.line(answer.text)
         out.say(f"why: {answer.reason}")
-        for quote in answer.quotes:
-            out.line(f'nearest: "{quote.sentence}" [{quote.source}]')
-    cited = {c.source for c in (*answer.citations, *answer.quotes)}
+    cited = {c.source for c in answer.quotes or answer.citations}
     for source in answer.sources:
         if source.number in cited:
             out.line(f"  [{source.number}] {source.place}")

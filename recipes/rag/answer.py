@@ -2,7 +2,8 @@
 
 The sources stand before the question, so that a follow-up finds them in the prefix cache. Every
 sentence ends with the number of an existing source (the grammar sees to it) and is then checked
-against that source; when nothing is supported, the answer is "not in these documents".
+against it. Where the evidence is weak, the answer is "not in these documents"; where it is strong
+and the model did not keep to it, the sources are quoted word for word instead.
 """
 
 from __future__ import annotations
@@ -109,35 +110,35 @@ class Asker:
         weak = weakness(question, retrieval)
         found = time.perf_counter()
         if weak or not passages:
-            answer = self._nothing(question, passages, context.left_out, options, weak, "")
+            answer = self._nothing(question, passages, context.left_out, options, weak)
             return _timed(answer, retrieval, found - began, 0.0)
         content = user_message(question, context.passages)
         prompt, dropped = self._prompt(talk, content, options)
         tell({"type": "phase", "name": "answering"})
         text = self._generate(prompt, [p.number for p in passages], options, tell)
         citations = self.judge.cite(split_citations(text), passages)
-        generated = time.perf_counter()
-        if any(c.supported for c in citations):
-            answer = Answer(
-                question=question,
-                text=" ".join(f"{c.sentence} [{c.source}]" for c in citations),
-                found=True,
-                citations=citations,
-                sources=passages,
-                model=self.model.name,
-                prompt=prompt,
-                prompt_tokens=self.model.count(prompt),
-                budget_tokens=options.budget,
-                left_out=(*context.left_out, *dropped),
-            )
-            talk.turns.append(Turn(question, content, answer.text))
-            talk.passages.extend(context.passages)
-        else:
-            reason = "no sentence the model wrote is supported by its source"
-            answer = self._nothing(
-                question, passages, context.left_out, options, reason, prompt, citations
-            )
-        return _timed(answer, retrieval, found - began, generated - found)
+        quotes: tuple[Citation, ...] = ()
+        if sum(c.supported for c in citations) * 2 < max(len(citations), 1):
+            # the evidence is there, but the model did not keep to it: let the sources speak
+            quotes = self.judge.quotes(question, context.passages or passages)
+        said = quotes or citations
+        answer = Answer(
+            question=question,
+            text=" ".join(f"{c.sentence} [{c.source}]" for c in said) or NOT_FOUND,
+            found=bool(said),
+            citations=citations,
+            sources=passages,
+            model=self.model.name,
+            prompt=prompt,
+            prompt_tokens=self.model.count(prompt),
+            budget_tokens=options.budget,
+            left_out=(*context.left_out, *dropped),
+            reason="most of what the model wrote is not supported by the sources" if quotes else "",
+            quotes=quotes,
+        )
+        talk.turns.append(Turn(question, content, answer.text))
+        talk.passages.extend(context.passages)
+        return _timed(answer, retrieval, found - began, time.perf_counter() - found)
 
     def _retrieve(self, question: str, options: AskOptions, talk: Conversation) -> Retrieval:
         """A follow-up is searched together with the question before it: "and how fast is it?"."""
@@ -186,27 +187,19 @@ class Asker:
         left_out: Sequence[str],
         options: AskOptions,
         reason: str,
-        prompt: str,
-        citations: tuple[Citation, ...] = (),
     ) -> Answer:
-        """Not in these documents; with the nearest sentences where there was evidence."""
-        quotes: tuple[Citation, ...] = ()
-        if citations:
-            vector = self.retriever.embedder.encode([question])[0]
-            quotes = self.judge.quotes(vector, passages)
         return Answer(
             question=question,
             text=NOT_FOUND,
             found=False,
-            citations=citations,
+            citations=(),
             sources=tuple(passages),
             model=self.model.name,
-            prompt=prompt,
-            prompt_tokens=self.model.count(prompt) if prompt else 0,
+            prompt="",
+            prompt_tokens=0,
             budget_tokens=options.budget,
             left_out=tuple(left_out),
             reason=reason or "nothing was found",
-            quotes=quotes,
         )
 
 
@@ -245,8 +238,9 @@ def citation_grammar(numbers: Sequence[int], sentences: int) -> str:
     ids = " | ".join(f'"{n}"' for n in numbers)
     return (
         f'root ::= sentence (" " sentence){{0,{max(sentences - 1, 0)}}}\n'
-        'sentence ::= [A-Z0-9"`] text " [" id "]"\n'
-        "text ::= [^\\[\\]\\n]{12,240}\n"
+        'sentence ::= [A-Z`] text [.!?]? " [" id "]"\n'
+        # a full stop inside is followed by no space: after a sentence comes its source
+        'text ::= ([^\\[\\]\\n.!?] | "." [^ \\[\\]\\n.]){12,200}\n'
         f"id ::= {ids}\n"
     )
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.types.rag import Citation, Passage
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 #: share of a sentence's content words that its source must hold
-LEXICAL = 0.6
+LEXICAL = 0.75
 #: cosine of the sentence to the nearest sentence of its source
 COSINE = 0.5
 
 _WORD = re.compile(r"[^\W_]+(?:[.'’-][^\W_]+)*")
-_SPLIT = re.compile(r"(?<=[.!?…])[\"')\]»”]*\s+|\n+")
+#: after the end of a sentence, at blank lines, and before list items, headings and table rows; a
+#: single line break inside a sentence is only a wrapped line
+_SPLIT = re.compile(r"(?<=[.!?…])[\"')\]»”]*\s+|\n\s*\n\s*|\n(?=\s*(?:[-*+|#>]|\d+[.)]\s))")
 _STOP_TEXT = """
 a about above after again all also am an and any are as at be because been before being
 below between both but by can could did do does doing down during each few for from further had
@@ -50,8 +48,21 @@ def stem(word: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, without empty ones."""
-    return [s.strip() for s in _SPLIT.split(text) if s.strip()]
+    """The sentences of a text, without empty ones; wrapped lines are joined."""
+    return [" ".join(text[a:b].split()) for a, b in sentence_spans(text)]
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Character spans of the sentences of a text, without surrounding white space."""
+    spans, start = [], 0
+    for match in [*_SPLIT.finditer(text), None]:
+        end = match.start() if match else len(text)
+        piece = text[start:end]
+        if piece.strip():
+            left = start + len(piece) - len(piece.lstrip())
+            spans.append((left, start + len(piece.rstrip())))
+        start = match.end() if match else end
+    return spans
 
 
 def lexical_support(claim: str, source: str) -> float:
@@ -124,21 +135,36 @@ class Judge:
         )
 
     def quotes(
-        self, question: NDArray[np.float32], passages: Sequence[Passage], limit: int = 2
+        self, question: str, passages: Sequence[Passage], limit: int = 2
     ) -> tuple[Citation, ...]:
-        """The sentences of the sources nearest to the question, word for word."""
-        flat = [(s, p) for p in passages for s in sentences(p.text) if len(s.split()) >= 4]
+        """The sentences of the sources that answer best, word for word, in the order they stand.
+
+        Ranked by cosine of the sentence under its headings to the question, plus the share of the
+        question's words that they hold.
+        """
+        flat = [
+            (passage, start, end)
+            for passage in passages
+            for start, end in sentence_spans(passage.text)
+            if len(passage.text[start:end].split()) >= 4
+        ]
         if not flat:
             return ()
-        scores = self.embedder.encode([s for s, _ in flat]) @ question
-        order = sorted(range(len(flat)), key=lambda i: -float(scores[i]))[:limit]
-        return tuple(_quote(*flat[i], float(scores[i])) for i in order)
+        texts = [f"{p.headings}\n{' '.join(p.text[a:b].split())}" for p, a, b in flat]
+        vectors = self.embedder.encode([question, *texts])
+        cosine = vectors[1:] @ vectors[0]
+        wanted = set(content_words(question))
+        shared = [len(wanted & set(content_words(t))) / max(len(wanted), 1) for t in texts]
+        score = [float(c) + 0.5 * s for c, s in zip(cosine, shared, strict=True)]
+        best = sorted(range(len(flat)), key=lambda i: -score[i])[:limit]
+        # a second sentence has to come near the first one
+        best = sorted(i for i in best if score[i] >= score[best[0]] - 0.15)
+        return tuple(_quote(*flat[i], shared[i], float(cosine[i])) for i in best)
 
 
-def _quote(sentence: str, passage: Passage, cosine: float) -> Citation:
-    at = passage.text.find(sentence)
-    start = passage.start + max(at, 0)
+def _quote(passage: Passage, start: int, end: int, lexical: float, cosine: float) -> Citation:
     return Citation(
-        sentence, passage.number, True, 1.0, round(cosine, 3), passage.path, passage.headings,
-        start, start + len(sentence),
+        " ".join(passage.text[start:end].split()), passage.number, True, round(lexical, 3),
+        round(cosine, 3), passage.path, passage.headings,
+        passage.start + start, passage.start + end,
     )  # fmt: skip
