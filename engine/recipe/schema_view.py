@@ -219,7 +219,8 @@ def _range_words(branch: Node) -> str:
         parts.append(f"at most {_number(high)}")
     if below is not None:
         parts.append(f"below {_number(below)}")
-    return (" " + " and ".join(parts)) if parts else ""
+    words = " and ".join(parts)
+    return f" {'of ' if words.startswith('at ') else ''}{words}" if parts else ""
 
 
 def _length_words(branch: Node) -> str:

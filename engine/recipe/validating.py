@@ -174,6 +174,8 @@ class _Reporter:
         self.collector.add((*self.where, *spot), what, advice)
 
     def _not_allowed(self, path: KeyPath, error: ErrorDetails) -> None:
+        if self.collector.has_error_at((*self.where, *path)):
+            return
         node = self.view.node(path)
         value = value_at(self.body, path)
         key = ".".join(str(part) for part in path) or self.kind
