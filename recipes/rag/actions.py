@@ -72,7 +72,11 @@ def search(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     del emit
     retriever = pipelines(paths).get(str(params["index"]))
     found = retriever.search(
-        str(params["query"]), int(params.get("k") or 10), _filters(params), _settings(params)
+        str(params["query"]),
+        int(params.get("k") or 10),
+        _filters(params),
+        _settings(params),
+        explain=True,
     )
     return dataclasses.asdict(found)
 

@@ -22,8 +22,8 @@ from recipes.rag.support import Judge, content_words
 NOT_FOUND = "Not in these documents."
 #: Below these the evidence is weak: nothing is generated. Set between 100 answerable questions on
 #: docsqa and 225 that it can't answer (benchmarks/rag_answers.py).
-MIN_COSINE = 0.30
-MIN_COVERAGE = 0.34
+MIN_COSINE = 0.35
+MIN_COVERAGE = 0.40
 
 SYSTEM = (
     "You answer questions about the user's documents. Use only the numbered sources. "

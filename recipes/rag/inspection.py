@@ -81,7 +81,7 @@ def inspect_query(
     ``fate`` is ``source [n]``, ``beyond the first k``, or the reason it did not fit the budget.
     """
     everything = 2 * settings.candidates
-    found = retriever.search(query, everything, filters, settings)
+    found = retriever.search(query, everything, filters, settings, explain=True)
     chosen = found.hits[:k]
     context = build_context(chosen, budget, model.count)
     used = {chunk: p.number for p in context.passages for chunk in p.chunks}
