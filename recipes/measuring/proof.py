@@ -69,6 +69,13 @@ class Case:
     """Nats by which the source preferred its own token there; 0 where nothing differs."""
     accepted: bool
 
+    def describe(self, allowed: float) -> str:
+        """The first differing token, for the error."""
+        return (
+            f"{self.prompt[-60:]!r}: token {self.same + 1} is {self.result_token}, the source says "
+            f"{self.source_token} and prefers it by {self.gap:.2f} nats (allowed: {allowed:.2f})"
+        )
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -201,12 +208,7 @@ def prove_gguf(
             seconds += time.perf_counter() - began - model.prompt_seconds
             tokens += len(given) - 1
             cases.append(judge(reference, given, allowed))
-    problems += [
-        f"{c.prompt[-60:]!r}: token {c.same + 1} is {c.result_token}, the source says "
-        f"{c.source_token} and prefers it by {c.gap:.2f} nats (allowed: {allowed:.2f})"
-        for c in cases
-        if not c.accepted
-    ]
+    problems += [c.describe(allowed) for c in cases if not c.accepted]
     return Proof(
         tuple(cases),
         allowed,

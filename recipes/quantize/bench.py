@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def prepare_bench(
-    ctx: StepContext, spec: QuantizeSpec, source: Source, unquantized: Path
+    ctx: StepContext, spec: QuantizeSpec, source: Source, unquantized: Path | None
 ) -> tuple[Bench, Any, list[str]]:
-    """Reference predictions, answers and importance; proves the conversion.
+    """Reference predictions, answers and importance; proves the conversion where there is one.
 
     Returns:
         the bench, the importance matrix (None: not wanted), and notes for the report.
@@ -48,7 +48,8 @@ def prepare_bench(
         _compute(ctx, spec, source, references, heads, stops, answers_file, calibration)
     answers = load_answers(answers_file)
     importance = load_importance(importance_file) if wanted else None
-    notes.append(_prove_conversion(ctx, source, unquantized, references[0], answers, stops))
+    if unquantized is not None:
+        notes.append(_prove_conversion(ctx, source, unquantized, references[0], answers, stops))
     parameters = open_checkpoint(source.folder).parameters
     return Bench(references, tuple(answers), stops, source.tokenizer, parameters), importance, notes
 

@@ -67,7 +67,7 @@ def load_rung(path: Path, folder: Path) -> Rung | None:
         return None
     value = json.loads(path.read_text(encoding="utf-8"))
     file = folder / value.pop("file")
-    if not file.is_file() or file.stat().st_size != value["size_bytes"]:
+    if not file.exists() or (file.is_file() and file.stat().st_size != value["size_bytes"]):
         return None
     value["measured"] = {k: Measured(**v) for k, v in value["measured"].items()}
     value["fallbacks"] = tuple(value["fallbacks"])

@@ -43,7 +43,7 @@ def choose(passed: Sequence[Rung], spec: QuantizeSpec) -> Rung | None:
     if spec.budget is not None:
         return min(passed, key=lambda r: (r.main().kl, r.size_bytes))
     by_name = {r.level: r for r in passed}
-    return next(by_name[name] for name in spec.levels if name in by_name)
+    return next((by_name[name] for name in spec.levels if name in by_name), passed[0])
 
 
 def chart(rungs: Sequence[Rung]) -> dict[str, Any]:

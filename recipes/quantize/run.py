@@ -92,7 +92,7 @@ def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
 
         rungs.append(make_rung(ctx, spec, level, unquantized, bench, importance, tell))
         ctx.progress(number + 1, len(plans), "levels", level=level)
-    return _finish(ctx, spec, source, rungs, notes)
+    return finish(ctx, spec, source, rungs, notes)
 
 
 def check_tokenizer(source: Source, unquantized: Path) -> tuple[str, ...]:
@@ -115,9 +115,14 @@ def check_tokenizer(source: Source, unquantized: Path) -> tuple[str, ...]:
     return parity.limits
 
 
-def _finish(
+def finish(
     ctx: StepContext, spec: QuantizeSpec, source: Source, rungs: list[Rung], notes: list[str]
 ) -> StepResult:
+    """Report, gate, publish what passed, and name the chosen one.
+
+    Raises:
+        StepFailed: no level is within ``max_kl``.
+    """
     ctx.phase("publishing")
     passed = [r for r in rungs if spec.max_kl is None or r.main().kl <= spec.max_kl]
     best = choose(passed, spec)
@@ -168,19 +173,11 @@ def _finish(
 
 
 def publish(ctx: StepContext, registry: Any, source: Source, rung: Rung, notes: list[str]) -> str:
-    """Publish one level with its report and a Modelfile; twice gives the same id."""
-    from recipes.export.ollama import modelfile
-
+    """Publish one level with its report; twice gives the same id."""
     folder = ctx.work_dir / "publish" / rung.level
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    file = f"model-{rung.level}.gguf"
-    try:
-        (folder / file).hardlink_to(rung.path)
-    except OSError:
-        shutil.copyfile(rung.path, folder / file)
-    save_json(folder / "report.json", rung.to_json())
-    (folder / "Modelfile").write_text(modelfile(file, source.folder), encoding="utf-8")
+    _gather(folder, source, rung)
     figures = rung.main()
     parents = [("quantized_from", source.location.manifest)] if source.location.manifest else []
     try:
@@ -200,8 +197,14 @@ def publish(ctx: StepContext, registry: Any, source: Source, rung: Rung, notes: 
             },
             card=_card(source, rung, notes),
             license=source.location.license,
-            run={"job": ctx.job_id, "step": ctx.step, "level": rung.level},
-            tags=["gguf", rung.level.lower()],
+            run={
+                "job": ctx.job_id,
+                "step": ctx.step,
+                "level": rung.level,
+                "recipe_sha256": ctx.recipe_sha256,
+                "settings": json.dumps(rung.settings, sort_keys=True),
+            },
+            tags=["gguf" if rung.path.is_file() else "hf", rung.level.lower()],
             key=f"{ctx.job_id}/{ctx.step}/{rung.level}",
         )
     except ModelOpsError:
@@ -209,6 +212,29 @@ def publish(ctx: StepContext, registry: Any, source: Source, rung: Rung, notes: 
         raise
     ctx.event("artifact", manifest=view.id, artifact_type="quantized", name=rung.level)
     return str(view.id)
+
+
+def _gather(folder: Path, source: Source, rung: Rung) -> None:
+    """The files of a level's artifact: a GGUF with its Modelfile, or a whole folder."""
+    from recipes.export.ollama import modelfile
+
+    save_json(folder / "report.json", rung.to_json())
+    if rung.path.is_file():
+        file = f"model-{rung.level}.gguf"
+        link_or_copy(rung.path, folder / file)
+        (folder / "Modelfile").write_text(modelfile(file, source.folder), encoding="utf-8")
+        return
+    for item in rung.path.iterdir():
+        if item.is_file():
+            link_or_copy(item, folder / item.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one: the bytes are our own and never change."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _card(source: Source, rung: Rung, notes: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""Runs inside the environments of backends: standard library and the backend's packages only."""
