@@ -1,10 +1,12 @@
 """The small process above each attempt: it outlives the engine and leaves nothing behind.
 
 Run as ``python -I -S shim.py <attempt folder>`` with the attempt's and the lane's lock descriptors
-inherited; as ``shim.py --spare <socket> <worker command>`` it starts the worker in advance and waits
-for the folder and the descriptors. Standard library only and self-contained: nothing else is loaded, so an upgrade may
-replace every file while runs go on. It is single-threaded, which PDEATHSIG requires (the signal
-comes when the *thread* that started the child dies).
+inherited. ``shim.py --spare <socket> <worker command>`` starts the worker in advance and waits for
+the folder and the descriptors.
+
+Standard library only and self-contained: nothing else is loaded, so an upgrade may replace every
+file while runs go on. It is single-threaded, which PDEATHSIG requires (the signal comes when the
+*thread* that started the child dies).
 
 Signals: TERM asks the worker to stop and starts the grace period; USR1 kills now; USR2 freezes the
 worker's group and CONT lets it go on. The locks are free when this whole tree is dead, not before.

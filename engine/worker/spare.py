@@ -27,7 +27,7 @@ def serve_once(descriptor: int, stop: threading.Event) -> None:
     message = _receive(socket.socket(fileno=descriptor))
     if message is None:
         return
-    folder, env = Path(message["folder"]), dict(message["env"])
+    folder, env = message
     spec = json.loads((folder / "spec.json").read_bytes())
     _take_over_output(spec["log"], spec["work_dir"])
     threads = env.get("OMP_NUM_THREADS")
@@ -52,7 +52,7 @@ def _import_ahead() -> None:
             importlib.import_module(name.strip())
 
 
-def _receive(sock: socket.socket) -> dict[str, str | dict[str, str]] | None:
+def _receive(sock: socket.socket) -> tuple[Path, dict[str, str]] | None:
     """The attempt's folder and environment; its locks stay open in this process until it ends."""
     data = b""
     while not data.endswith(b"\n"):
@@ -64,8 +64,8 @@ def _receive(sock: socket.socket) -> dict[str, str | dict[str, str]] | None:
             os.set_inheritable(fd, True)
         data += part
     sock.close()
-    message: dict[str, str | dict[str, str]] = json.loads(data)
-    return message
+    message = json.loads(data)
+    return Path(message["folder"]), dict(message["env"])
 
 
 def _take_over_output(log: str, work_dir: str) -> None:
