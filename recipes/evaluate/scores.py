@@ -77,7 +77,7 @@ def json_check(schema: Path | None) -> Callable[[str], float]:
     validator: Any = None
     if schema is not None:
         try:
-            import jsonschema
+            import jsonschema  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingPart(
                 "the metric json_schema needs the package jsonschema",
@@ -154,7 +154,7 @@ def score_answers(
     }
     if judge is not None:
         metrics["judge"] = judge
-    found = {}
+    found: dict[str, float] = {}
     for name in spec.metrics:
         values = [
             metrics[name](shown_prompt(prompt), text, wanted)

@@ -55,12 +55,12 @@ def check(spec: FinetuneSpec, context: CheckContext) -> list[Problem]:
             location = resolve_model(spec.base, context.paths)
         except ModelOpsError as error:
             problems.append(Problem(("base",), str(error), error.hint))
-    shapes = set()
+    shapes: set[str] = set()
     for key, ref in (("train", spec.data.train), ("eval", spec.data.eval)):
         if ref is not None and not context.is_reference(ref):
-            found, shape = check_data(spec, key, ref, context)
-            problems += found
-            shapes |= shape
+            wrong, seen = check_data(spec, key, ref, context)
+            problems += wrong
+            shapes |= seen
     if location is not None:
         problems += list(_check_model(spec, location, shapes))
         problems += list(_check_space(spec, location, context))

@@ -250,19 +250,23 @@ def solve(
         found = parts(spec, shape, batch=batch, length=length, device=device, bf16=bf16)
         return sum(found.values()) * _MARGIN <= memory * 0.9
 
-    length, batch = spec.data.max_length, spec.train.batch
-    if length == "auto":
-        rows = batch if batch != "auto" else 1
-        length = next((n for n in (8192 >> i for i in range(8)) if fits(rows, n)), 0)
-    if batch == "auto":
+    wanted, rows = spec.data.max_length, spec.train.batch
+    if wanted == "auto":
+        at_least = 1 if rows == "auto" else rows
+        length = next((n for n in (8192 >> i for i in range(8)) if fits(at_least, n)), 0)
+    else:
+        length = wanted
+    if rows == "auto":
         batch = next((n for n in (64 >> i for i in range(7)) if length and fits(n, length)), 0)
+    else:
+        batch = rows
     if not length or not batch or not fits(batch, length):
         raise DoesNotFit(
             "the run does not fit the memory, whatever the batch",
             why=f"{memory / 2**30:.1f} GiB are free on the {device}",
             hint='try method = "qlora", train.checkpointing = true, or a smaller base',
         )
-    return int(length), int(batch)
+    return length, batch
 
 
 def available_memory(device: str) -> int:
