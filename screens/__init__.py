@@ -1,1 +1,1 @@
-"""Textual screens and widgets over ``engine.api``; no logic, no state of their own."""
+"""The workbench: full-screen, over any line, and only a view of what the engine does."""

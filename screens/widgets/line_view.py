@@ -1,0 +1,120 @@
+"""A view of many lines of which only the visible ones are made: under lists, texts and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.geometry import Region
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from screens.text import Line, printable
+
+if TYPE_CHECKING:
+    from rich.style import Style
+
+_STYLES = ("dim", "good", "bad", "warn", "accent", "bold", "key", "head", "cursor", "match")
+
+
+class LineView(ScrollView, can_focus=True):
+    """Subclasses say how many lines there are (``resize_to``) and what stands in one (``line``)."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"line--{name}" for name in _STYLES}
+
+    DEFAULT_CSS = """
+    LineView {
+        width: 1fr; height: 1fr;
+        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1;
+        & > .line--dim { color: $secondary; }
+        & > .line--good { color: $success; }
+        & > .line--bad { color: $error; }
+        & > .line--warn { color: $warning; }
+        & > .line--accent { color: $accent; }
+        & > .line--bold { text-style: bold; }
+        & > .line--key { color: $primary; }
+        & > .line--head { color: $secondary; text-style: bold; }
+        & > .line--cursor { background: $panel; }
+        & > .line--match { background: $warning; color: $background; }
+        &:focus > .line--cursor { background: $primary; color: $background; text-style: bold; }
+        &:ansi > .line--dim { color: ansi_default; text-style: dim; }
+        &:ansi > .line--cursor { text-style: bold; background: ansi_default; }
+        &:ansi:focus > .line--cursor { text-style: reverse; color: ansi_default; background: ansi_default; }
+        &:ansi > .line--match { text-style: reverse; }
+    }
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self._styles: dict[str, Style] = {}
+
+    # -- what a subclass gives --------------------------------------------------------------------
+
+    def line(self, number: int) -> Line:
+        """The spans of one line."""
+        raise NotImplementedError
+
+    def base_style(self, number: int) -> str:
+        """Name of the style under the whole line (the cursor's), or empty."""
+        return ""
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    def notify_style_update(self) -> None:
+        self._styles.clear()
+        super().notify_style_update()
+
+    def style_of(self, name: str) -> Style:
+        """The Rich style of a name; ``a+b`` combines two."""
+        style = self._styles.get(name)
+        if style is None:
+            style = self.rich_style
+            for part in name.split("+"):
+                if part:
+                    style += self.get_component_rich_style(f"line--{part}", partial=True)
+            self._styles[name] = style
+        return style
+
+    def render_line(self, y: int) -> Strip:
+        number = y + self.scroll_offset.y
+        width = self.size.width
+        if not 0 <= number < self.virtual_size.height:
+            return Strip.blank(width, self.style_of(""))
+        return self.strip(self.line(number), self.base_style(number), self.scroll_offset.x)
+
+    def strip(self, spans: Line, base: str = "", offset: int = 0) -> Strip:
+        """Spans as a strip of exactly the view's width."""
+        width = self.size.width
+        segments = []
+        for text, name in spans:
+            # under the cursor one style holds for the line: colours would be unreadable on it
+            style = self.style_of(base if base == "cursor" and self.has_focus else f"{base}+{name}")
+            segments.append(Segment(printable(text), style))
+        whole = Strip(segments)
+        return whole.crop_extend(offset, offset + width, self.style_of(base))
+
+    def resize_to(self, lines: int, width: int = 0) -> None:
+        """Tell how large the content is, in lines and cells."""
+        from textual.geometry import Size
+
+        wanted = Size(width, lines)
+        if wanted != self.virtual_size:
+            self.virtual_size = wanted
+
+    def refresh_line(self, number: int) -> None:
+        """Draw one line again, where it is visible."""
+        y = number - self.scroll_offset.y
+        if 0 <= y < self.size.height:
+            self.refresh(Region(0, y, self.size.width, 1))
+
+    def on_focus(self) -> None:
+        self._styles.clear()
+
+    def on_blur(self) -> None:
+        self._styles.clear()
+
+    @staticmethod
+    def width_of(spans: Line) -> int:
+        """Cells that a line takes."""
+        return sum(cell_len(text) for text, _ in spans)
