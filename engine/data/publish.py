@@ -58,6 +58,7 @@ def publish_version(dataset: Dataset, version: int, paths: StatePaths) -> str:
             card=f"# {dataset.name} v{version}\n\n{view.rows} rows, {view.operation} of "
             f"{Path(view.source).name or 'another version'}.\n",
             run={"source": Path(view.source).name, "source_sha256": view.source_sha256},
+            version=str(version),
             key=f"dataset/{dataset.name}/v{version}/{about['written']}",
         )
     manifest: str = artifact.manifest

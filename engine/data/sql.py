@@ -203,7 +203,9 @@ def _artifacts(paths: StatePaths) -> pa.Table:
     if not views:
         return pa.table({"name": pa.array([], pa.string()), "manifest": pa.array([], pa.string())})
     names = list(views[0])
-    return pa.table({n: pa.array([_cell(v[n]) for v in views]) for n in names})
+    columns = {n: pa.array([_cell(v[n]) for v in views]) for n in names}
+    empty = {n for n, c in columns.items() if pa.types.is_null(c.type)}
+    return pa.table({n: c.cast(pa.string()) if n in empty else c for n, c in columns.items()})
 
 
 def _cell(value: Any) -> Any:

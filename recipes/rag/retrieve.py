@@ -230,12 +230,12 @@ class Retriever:
         rows, matrix = self._vectors()
         # not BLAS: for one vector its threads cost more than they save (8 ms against 17)
         cosine = np.einsum("ij,j->i", matrix, vector)
-        places = np.searchsorted(rows, also)
+        places = [int(at) for at in np.searchsorted(rows, np.asarray(also, dtype=np.int64))]
         # a row that came after the vectors were read is left to the next search
         exact = {
-            row: float(cosine[at])
-            for row, at in zip(also, places.tolist(), strict=True)
-            if at < len(rows) and rows[at] == row
+            row: float(cosine[place])
+            for row, place in zip(also, places, strict=True)
+            if place < len(rows) and rows[place] == row
         }
         if where:
             allowed = self.generation.table.search().where(where).select(["number"])
@@ -312,7 +312,7 @@ class Retriever:
         index = next((i for i in self.generation.table.list_indices() if "FTS" in str(i)), None)
         if index is None:
             return text.lower().split()
-        return [str(t) for t in self.generation.table.tokenize(text, index_name=index.name)]
+        return [t.text for t in self.generation.table.tokenize(text, index_name=index.name)]
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know of the index: rows that no text index covers yet."""

@@ -282,10 +282,18 @@ def open_index(ref: str, paths: StatePaths) -> Generation:
         generation = named_index(ref, paths).current
         if generation is not None:
             return generation
-    if "@" in ref or ref.startswith("sha256:"):
+    if paths.registry.is_dir():
         from engine.registry import Registry
 
-        return Generation(Registry.open(paths).materialize(ref), ref)
+        registry = Registry.open(paths)
+        try:
+            artifact = registry.resolve(ref)
+        except NotFound:
+            artifact = None
+        if artifact is not None and artifact.artifact_type != "index":
+            raise BadInput(f"{ref} is not an index", why=f"it is a {artifact.artifact_type}")
+        if artifact is not None:
+            return Generation(registry.materialize(artifact.manifest), ref)
     names = ", ".join(index_names(paths))
     raise NotFound(
         f"there is no index {ref!r}",
