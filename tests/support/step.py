@@ -1,4 +1,4 @@
-"""A step run in this process, with a real state directory and registry, and its events read back."""
+"""A step run in this process, with a real state directory and registry; its events read back."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_a_loss_that_is_no_number_stops_with_the_cause(
 
 
 def test_every_row_too_long_is_told(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
-    with pytest.raises(BadInput, match="no row of chat.jsonl is left") as caught:
+    with pytest.raises(BadInput, match="no row of chat") as caught:
         run_step(
             tmp_path / "home",
             "finetune",

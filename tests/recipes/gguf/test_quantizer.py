@@ -115,9 +115,7 @@ def test_progress_is_told_and_a_stop_leaves_nothing(wide: Path, tmp_path: Path) 
     )
     assert seen[-1] == (20, 20)
     with pytest.raises(InterruptedError):
-        quantize(
-            wide, tmp_path / "b.gguf", Settings(level("IQ3_S"), 1), should_stop=lambda: True
-        )
+        quantize(wide, tmp_path / "b.gguf", Settings(level("IQ3_S"), 1), should_stop=lambda: True)
     for thread in threading.enumerate():
         if thread.name == "quantize":
             thread.join()
@@ -141,9 +139,7 @@ def test_quantizing_a_quantized_file_must_be_asked_for(wide: Path, tmp_path: Pat
     quantize(wide, tmp_path / "a.gguf", Settings(level("Q4_0"), 1))
     with pytest.raises(BadInput, match="requantiz"):
         quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", Settings(level("Q2_K"), 1))
-    quantize(
-        tmp_path / "a.gguf", tmp_path / "b.gguf", Settings(level("Q2_K"), 1, requantize=True)
-    )
+    quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", Settings(level("Q2_K"), 1, requantize=True))
 
 
 def test_names_are_checked_with_a_suggestion() -> None:
