@@ -230,11 +230,11 @@ class Retriever:
         rows, matrix = self._vectors()
         # not BLAS: for one vector its threads cost more than they save (8 ms against 17)
         cosine = np.einsum("ij,j->i", matrix, vector)
-        places = [int(at) for at in np.searchsorted(rows, np.asarray(also, dtype=np.int64))]
+        places: Any = np.searchsorted(rows, np.asarray(also, dtype=np.int64))
         # a row that came after the vectors were read is left to the next search
         exact = {
             row: float(cosine[place])
-            for row, place in zip(also, places, strict=True)
+            for row, place in zip(also, places.tolist(), strict=True)
             if place < len(rows) and rows[place] == row
         }
         if where:
