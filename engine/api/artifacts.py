@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.api.keys import Keys
 from engine.errors import NotFound
 from engine.paths import StatePaths
 from engine.types.artifacts import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-class Artifacts:
+class Artifacts(Keys):
     """Artifacts of one state directory. Opening is lazy; a registry is made by the first write."""
 
     def __init__(self, paths: StatePaths) -> None:
@@ -117,7 +118,7 @@ class Artifacts:
         return detail(self._need(), ref)
 
     def lineage(self, ref: str, *, up: bool = True, depth: int = 10_000) -> tuple[LineageNode, ...]:
-        """Ancestors (``up``) or descendants, nearest first; the artifact itself is not among them."""
+        """Ancestors (``up``) or descendants, nearest first, without the artifact itself."""
         return self._need().lineage(ref, up=up, depth=depth)
 
     def compare(self, left: str, right: str) -> CompareView:

@@ -1,6 +1,6 @@
 """The signed local registry of artifacts: publish, resolve, verify before load, stages, lineage.
 
-``Registry.open(paths)`` is all that recipes and the public face use; each verb is in its own module.
+``Registry.open(paths)`` is all that recipes and the public face use; each verb has its module.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Registry(Store):
     # -- reading ----------------------------------------------------------------------------------
 
     def row(self, ref: str) -> Any:
-        """The index's row of what ``ref`` names (``name``, ``name@stage``, ``name@version``, id)."""
+        """The index's row of what ``ref`` names (a name, name@stage, name@version or an id)."""
         return query.find(self.db(), ref)
 
     def resolve(self, ref: str) -> ArtifactView:

@@ -1,7 +1,7 @@
 """Bytes by their sha256: taken in once, immutable, and looked at again before they are used.
 
-A cache of (device, inode, size, mtime, ctime) spares reading what did not change since it was hashed.
-``deep`` checks never ask it.
+A cache of (device, inode, size, mtime, ctime) spares reading what did not change since it was
+hashed. ``deep`` checks never ask it.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class Blobs:
         raise IntegrityError(
             f"{what} is refused",
             why=f"{reason} (sha256 {digest[:16]}…)",
-            hint="`modelops-tui models fsck --deep` shows the extent; --repair-from a remote mends it",
+            hint="modelops-tui models fsck --deep (and --repair-from REMOTE, which mends it)",
         )
 
 
@@ -343,6 +343,6 @@ def full_disk(error: OSError, folder: Path) -> Exception:
         return OutOfSpace(
             f"no space left in {folder}",
             why=str(error),
-            hint="`modelops-tui models gc` frees what nothing refers to; nothing half-written is kept",
+            hint="nothing half-written was kept; `modelops-tui models gc` frees what is unused",
         )
     return error

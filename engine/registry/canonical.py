@@ -43,8 +43,8 @@ def loads(data: bytes, what: str) -> Any:
         what: names the document in errors.
 
     Raises:
-        IntegrityError: oversize, not UTF-8, not JSON, duplicate keys, NaN, floats, deep nesting, or not
-            the canonical form.
+        IntegrityError: oversize, not UTF-8, not JSON, duplicate keys, NaN, floats, deep nesting, or
+            not the canonical form.
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise _refuse(what, f"it has {len(data)} bytes, the limit is {MAX_DOCUMENT_BYTES}")

@@ -87,7 +87,7 @@ def scan(found: Iterable[tuple[str, Content]], *, allow_pickles: bool) -> Scan:
             raise Refused(
                 f"{name} is refused",
                 why=f"it is a pickle{inside}: loading it runs whatever code is inside",
-                hint="convert it to safetensors; --allow-pickles lets plain tensors in, never to prod",
+                hint="convert it to safetensors (--allow-pickles: plain tensors, never to prod)",
             )
         if facts.dangerous:
             raise Refused(

@@ -77,7 +77,9 @@ class Scan(Document):
 class Manifest(Document):
     """What an artifact is. Its id is the sha256 of the signed envelope's file."""
 
-    schema_: Literal["modelops.manifest/1"] = Field("modelops.manifest/1", alias="schema")
+    schema_: Literal["modelops.manifest/1"] = Field(
+        default="modelops.manifest/1", validation_alias="schema", serialization_alias="schema"
+    )
     registry: RegistryId
     name: Name
     version: Tag
@@ -94,8 +96,6 @@ class Manifest(Document):
     sbom: Digest | None = None
     """sha256 of the CycloneDX document kept in ``attest/``."""
     tags: Annotated[list[Tag], Field(max_length=256)] = []
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
     @property
     def size_bytes(self) -> int:
@@ -192,7 +192,9 @@ Body = Publish | Promote | Demote | Approve | TagChange | Yank | Tombstone | Key
 class Event(Document):
     """One entry of a writer's hash-chained log."""
 
-    schema_: Literal["modelops.event/1"] = Field("modelops.event/1", alias="schema")
+    schema_: Literal["modelops.event/1"] = Field(
+        default="modelops.event/1", validation_alias="schema", serialization_alias="schema"
+    )
     registry: RegistryId
     writer: WriterId
     seq: Count
@@ -205,8 +207,6 @@ class Event(Document):
     time: Time
     who: Annotated[str, StringConstraints(max_length=256)]
     body: Annotated[Body, Field(discriminator="type")]
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
 
 class PublicKey(Document):
@@ -245,7 +245,9 @@ class StageRule(Document):
 class Root(Document):
     """Who may sign what. Version n+1 is signed by a threshold of version n and of itself."""
 
-    schema_: Literal["modelops.root/1"] = Field("modelops.root/1", alias="schema")
+    schema_: Literal["modelops.root/1"] = Field(
+        default="modelops.root/1", validation_alias="schema", serialization_alias="schema"
+    )
     registry: RegistryId
     version: Annotated[int, Field(ge=1, le=2**31)]
     created: Time
@@ -253,8 +255,6 @@ class Root(Document):
     roles: dict[Literal["root", "device", "release", "attest"], Role]
     stages: Annotated[list[StageRule], Field(min_length=1, max_length=32)]
     revoked: dict[KeyId, Revocation] = {}
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
 
 class WriterHead(Document):
@@ -267,7 +267,9 @@ class WriterHead(Document):
 class Checkpoint(Document):
     """What a remote holds: the one document there that is ever replaced."""
 
-    schema_: Literal["modelops.checkpoint/1"] = Field("modelops.checkpoint/1", alias="schema")
+    schema_: Literal["modelops.checkpoint/1"] = Field(
+        default="modelops.checkpoint/1", validation_alias="schema", serialization_alias="schema"
+    )
     registry: RegistryId
     version: Count
     created: Time
@@ -275,11 +277,9 @@ class Checkpoint(Document):
     root: Count
     writers: dict[WriterId, WriterHead]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
-
 
 def now() -> str:
-    """This moment as documents write it (UTC, microseconds)."""
+    """The moment as documents write it (UTC, microseconds)."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

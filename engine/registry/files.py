@@ -42,10 +42,8 @@ def gather(files: Path | Mapping[str, Path], blobs: Path) -> list[Source]:
         folder = Path(files)
         if not folder.exists():
             raise NotFound(f"there is nothing at {folder}")
-        if folder.is_file():
-            found = [_plain(folder.name, folder, blobs)]
-        else:
-            found = _walk(folder, blobs)
+        one = folder.is_file()
+        found = [_plain(folder.name, folder, blobs)] if one else _walk(folder, blobs)
     if not found:
         raise BadInput(f"{files} holds no file")
     if len(found) > MAX_FILES:

@@ -83,9 +83,9 @@ def _publish(
         verdict = f"conflict: {body.name} has a version {body.version}; this one is {version}"
     event = signed.event
     db.execute(
-        "insert into artifacts (manifest, name, version, type, created, size, files, license, tags, "
-        "metrics, run, parents, signed_by, writer, seq, key, hidden, yanked, reason, deleted, "
-        "pickles, missing) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,'',0,?,?)",
+        "insert into artifacts (manifest, name, version, type, created, size, files, license, "
+        "tags, metrics, run, parents, signed_by, writer, seq, key, hidden, yanked, reason, "
+        "deleted, pickles, missing) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,'',0,?,?)",
         (
             body.manifest,
             body.name,

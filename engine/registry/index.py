@@ -1,7 +1,7 @@
 """``index.db``: the fold's tables, derived from the log and the manifests, rebuilt when it is lost.
 
-sqlite-utils makes the tables; reads use plain sqlite3, so that a list never pays its import (0.1-0.5 s
-of CPU). Whoever writes holds the registry's lock.
+sqlite-utils makes the tables; reads use plain sqlite3, so that a list never pays its import
+(0.1-0.5 s of CPU). Whoever writes holds the registry's lock.
 """
 
 from __future__ import annotations

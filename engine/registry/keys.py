@@ -1,7 +1,7 @@
 """The keys of this machine: a device key made on first use, release keys under a passphrase.
 
-A device key signs what happens here (publish, dev, staging). A release key signs for prod; at rest it
-is encrypted with a key that Argon2id (MODERATE: 256 MiB) derives from the passphrase.
+A device key signs what happens here (publish, dev, staging). A release key signs for prod; at
+rest it is encrypted with a key that Argon2id (MODERATE: 256 MiB) derives from the passphrase.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _pair(seed: bytes) -> SigningPair:
 
 
 def device_key(folder: Path) -> SigningPair:
-    """This machine's key, made on first use (mode 0600).
+    """The key of this machine, made on first use (mode 0600).
 
     Raises:
         IntegrityError: the file is damaged.

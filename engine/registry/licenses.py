@@ -7,61 +7,17 @@ from collections.abc import Iterable
 
 from engine.errors import BadInput
 
-_KNOWN = [
-    "0BSD",
-    "AFL-3.0",
-    "AGPL-3.0-only",
-    "AGPL-3.0-or-later",
-    "Apache-2.0",
-    "Artistic-2.0",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "BSL-1.0",
-    "CC-BY-2.0",
-    "CC-BY-3.0",
-    "CC-BY-4.0",
-    "CC-BY-NC-2.0",
-    "CC-BY-NC-3.0",
-    "CC-BY-NC-4.0",
-    "CC-BY-NC-ND-4.0",
-    "CC-BY-NC-SA-4.0",
-    "CC-BY-ND-4.0",
-    "CC-BY-SA-3.0",
-    "CC-BY-SA-4.0",
-    "CC0-1.0",
-    "CDLA-Permissive-1.0",
-    "CDLA-Permissive-2.0",
-    "CDLA-Sharing-1.0",
-    "ECL-2.0",
-    "EPL-2.0",
-    "EUPL-1.1",
-    "EUPL-1.2",
-    "GFDL-1.3-only",
-    "GPL-2.0-only",
-    "GPL-2.0-or-later",
-    "GPL-3.0-only",
-    "GPL-3.0-or-later",
-    "ISC",
-    "LGPL-2.1-only",
-    "LGPL-2.1-or-later",
-    "LGPL-3.0-only",
-    "LGPL-3.0-or-later",
-    "MIT",
-    "MIT-0",
-    "MPL-2.0",
-    "MS-PL",
-    "NCSA",
-    "ODbL-1.0",
-    "ODC-By-1.0",
-    "OFL-1.1",
-    "OSL-3.0",
-    "PDDL-1.0",
-    "PostgreSQL",
-    "Python-2.0",
-    "Unlicense",
-    "WTFPL",
-    "Zlib",
-]
+_KNOWN = (
+    "0BSD", "AFL-3.0", "AGPL-3.0-only", "AGPL-3.0-or-later", "Apache-2.0", "Artistic-2.0",
+    "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0",
+    "CC-BY-NC-2.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-ND-4.0", "CC-BY-NC-SA-4.0",
+    "CC-BY-ND-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "CDLA-Permissive-1.0",
+    "CDLA-Permissive-2.0", "CDLA-Sharing-1.0", "ECL-2.0", "EPL-2.0", "EUPL-1.1", "EUPL-1.2",
+    "GFDL-1.3-only", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later",
+    "ISC", "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MIT",
+    "MIT-0", "MPL-2.0", "MS-PL", "NCSA", "ODbL-1.0", "ODC-By-1.0", "OFL-1.1", "OSL-3.0",
+    "PDDL-1.0", "PostgreSQL", "Python-2.0", "Unlicense", "WTFPL", "Zlib",
+)  # fmt: skip
 _BY_LOWER = {name.lower(): name for name in _KNOWN}
 #: The hub's own spellings.
 _ALIASES = {
@@ -81,24 +37,24 @@ def normalise(text: str) -> str:
     Raises:
         BadInput: it is no licence expression.
     """
-    tokens = re.findall(r"[()]|[^\s()]+", text.strip())
-    if not tokens or len(text) > 256:
+    words = re.findall(r"[()]|[^\s()]+", text.strip())
+    if not words or len(text) > 256:
         raise BadInput(f"{text!r} is no licence", hint="an SPDX id such as Apache-2.0 or MIT")
-    return " ".join(_token(token, text) for token in tokens).replace("( ", "(").replace(" )", ")")
+    return " ".join(_word(word, text) for word in words).replace("( ", "(").replace(" )", ")")
 
 
-def _token(token: str, text: str) -> str:
-    if token in "()" or token.upper() in _OPERATORS:
-        return token.upper()
-    plus = token.endswith("+")
-    bare = token.rstrip("+").lower()
+def _word(word: str, text: str) -> str:
+    if word in "()" or word.upper() in _OPERATORS:
+        return word.upper()
+    plus = word.endswith("+")
+    bare = word.rstrip("+").lower()
     if bare in _BY_LOWER:
         return _BY_LOWER[bare] + ("+" if plus else "")
     if bare in _ALIASES:
         return _ALIASES[bare]
-    if _REFERENCE.fullmatch(token):
-        return token
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", token).strip("-.")
+    if _REFERENCE.fullmatch(word):
+        return word
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-.")
     if not safe:
         raise BadInput(f"{text!r} is no licence", hint="an SPDX id such as Apache-2.0 or MIT")
     return f"LicenseRef-{safe[:64]}"

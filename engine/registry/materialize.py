@@ -1,4 +1,4 @@
-"""Verify before load: an artifact's folder of links is handed out only after its bytes were checked."""
+"""Verify before load: a folder of links is handed out only after its bytes were checked."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def materialize(store: Store, row: sqlite3.Row, report: Report | None = None) ->
         if report:
             report(done, total)
     folder = store.layout.views / digest_of(manifest_id)
-    if not _is_whole(folder, manifest, store.layout.blobs):
+    if not is_whole(folder, manifest, store.layout.blobs):
         _link(folder, manifest, store.layout.blobs)
     return folder
 
@@ -99,7 +99,7 @@ def _target(blobs: Path, digest: str) -> str:
     return str(blobs / digest)
 
 
-def _is_whole(folder: Path, manifest: Manifest, blobs: Path) -> bool:
+def is_whole(folder: Path, manifest: Manifest, blobs: Path) -> bool:
     """True when the folder has exactly the manifest's links, each to its blob."""
     wanted = {file.path: _target(blobs, file.sha256) for file in manifest.files}
     found = 0
@@ -136,7 +136,7 @@ def _link(folder: Path, manifest: Manifest, blobs: Path) -> None:
             made.rename(folder)
         except OSError:
             # somebody else was quicker, or an altered folder is in the way
-            if not _is_whole(folder, manifest, blobs):
+            if not is_whole(folder, manifest, blobs):
                 aside = made.with_name(f"{made.name}.old")
                 folder.rename(aside)
                 made.rename(folder)

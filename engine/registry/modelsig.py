@@ -1,7 +1,7 @@
 """``model.sig``: Sigstore bundles that ``model_signing verify key`` reads, and reading theirs.
 
-One in-toto statement (method files, sha256) signed by P-256, which the tool checks, and by the Ed25519
-device key beside it (the tool reads the first signature only and knows no Ed25519).
+One in-toto statement (method files, sha256) signed by P-256, which the tool checks, and by the
+Ed25519 device key beside it (the tool reads the first signature only and knows no Ed25519).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def verify_folder(folder: Path, signature: Path, public_key: bytes) -> dict[str,
         path -> sha256 of the files that were checked.
 
     Raises:
-        IntegrityError: the signature, the statement or a file is wrong; or there is a file too many.
+        IntegrityError: the signature, the statement or a file is wrong; or a file is too many.
     """
     from engine.registry.blobs import hash_file
     from engine.registry.names import check_paths
@@ -223,11 +223,16 @@ def _check_ec(public_key: bytes, signature: bytes, message: bytes, where: Path) 
         raise IntegrityError("the public key can't be read", why=str(error)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise IntegrityError("the public key is refused", why="it is no elliptic-curve key")
-    algorithm = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}.get(key.key_size)
+    sizes: dict[int, hashes.HashAlgorithm] = {
+        256: hashes.SHA256(),
+        384: hashes.SHA384(),
+        521: hashes.SHA512(),
+    }
+    algorithm = sizes.get(key.key_size)
     if algorithm is None:
         raise IntegrityError("the public key is refused", why=f"its curve is {key.curve.name}")
     try:
-        key.verify(signature, message, ec.ECDSA(algorithm()))
+        key.verify(signature, message, ec.ECDSA(algorithm))
     except InvalidSignature as error:
         raise IntegrityError(f"{where} is refused", why="that key did not sign it") from error
 

@@ -1,7 +1,7 @@
 """Finding pickles whatever they are called or wrapped in, and reading what they would import.
 
-Nothing is ever unpickled: opcodes are read with ``pickletools``. A file that can't be read to the end
-but calls something on the way is a pickle too (the loader would call it before it fails).
+Nothing is ever unpickled: opcodes are read with ``pickletools``. A file that can't be read to the
+end but calls something on the way is a pickle too (the loader would call it before it fails).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ALLOWED_GLOBALS = frozenset(
         *(
             f"torch {kind}Storage"
             for kind in (
-                "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short",
+                "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long",
+                "Short",
             )
         ),
     }
@@ -128,9 +129,9 @@ def _one(stream: IO[bytes], facts: PickleFacts) -> bool:
             if name == "MEMOIZE":
                 memo[len(memo)] = pushed[-1]
             elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-                memo[int(argument)] = pushed[-1]
+                memo[int(str(argument))] = pushed[-1]
             elif name in ("BINGET", "LONG_BINGET", "GET"):
-                pushed.append(memo.get(int(argument), "?"))
+                pushed.append(memo.get(int(str(argument)), "?"))
             elif "UNICODE" in name or name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
                 pushed.append(str(argument))
             elif name not in ("PROTO", "FRAME"):

@@ -110,6 +110,17 @@ def publish(
     return publish_entries(store, wanted, entries, scan)
 
 
+def _require_blobs(store: Store, entries: list[FileEntry]) -> None:
+    """Under the lock: a collection that ran since a blob was found may have swept it."""
+    gone = [e.path for e in entries if not store.blobs.has(e.sha256, e.size)]
+    if gone:
+        raise Conflict(
+            "blobs of this publication were collected while it ran",
+            why=", ".join(gone[:5]),
+            hint="publish again; give `models gc` a longer --grace",
+        )
+
+
 def _take(
     store: Store,
     sources: list[Source],
@@ -160,6 +171,7 @@ def publish_entries(store: Store, wanted: Wanted, entries: list[FileEntry], scan
         known = by_key(db, wanted.key)
         if known:
             return known
+        _require_blobs(store, entries)
         version = wanted.version or next_version(db, wanted.name)
         if _taken(db, wanted.name, version):
             raise Conflict(

@@ -243,11 +243,12 @@ def lineage(
               union
               select e.{there}, e.rel, w.depth + 1, e.{here} from edges e
               join walk w on e.{here}=w.node where w.depth < :depth)
-            select node, rel, min(depth) as depth, via from walk group by node order by depth, node""",
+            select node, rel, min(depth) as depth, via from walk
+            group by node order by depth, node""",
         {"start": manifest, "depth": min(depth, 10_000)},
     ).fetchall()
     ids = [row["node"] for row in rows]
-    known = {}
+    known: dict[str, ArtifactView] = {}
     for start in range(0, len(ids), 500):
         part = ids[start : start + 500]
         marks = ",".join("?" * len(part))
@@ -348,7 +349,8 @@ def in_words(body: dict[str, object]) -> str:
     reason = f" ({body['reason']})" if body.get("reason") else ""
     texts = {
         "publish": f"published {body.get('name')}@{body.get('version')} as {manifest}",
-        "promote": f"{body.get('name')}: {body.get('stage')} moves from {before} to {manifest}{note}",
+        "promote": f"{body.get('name')}: {body.get('stage')} moves from {before} "
+        f"to {manifest}{note}",
         "demote": f"{body.get('name')}: {body.get('stage')} is emptied of {before}{note}",
         "approve": f"approved {body.get('name')} {manifest} for {body.get('stage')}{note}",
         "tag": f"{body.get('name')}: tag {body.get('tag')} "

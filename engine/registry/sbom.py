@@ -1,7 +1,7 @@
 """The bill of materials of an artifact, as a CycloneDX 1.6 ML-BOM.
 
-It follows from the manifest and its parents alone, so the hash that the manifest signs can be made again
-at any time. https://cyclonedx.org/docs/1.6/json/
+It follows from the manifest and its parents alone, so the hash that the manifest signs can be made
+again at any time. https://cyclonedx.org/docs/1.6/json/
 """
 
 from __future__ import annotations

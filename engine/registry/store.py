@@ -1,6 +1,6 @@
 """The registry of one state directory: opening it, its lock, its index, and committing events.
 
-What can be done with it is in the modules beside it; ``Registry`` in ``engine.registry`` joins them.
+What can be done with it is in the modules beside it; ``engine.registry.Registry`` joins them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Store:
         self.paths = paths
         self.layout = layout
         self.id = registry_id
-        self._pinned = pinned
+        self.pinned = pinned
         self.trust = trust.load(layout, pinned)
         self.device: SigningPair = device_key(layout.keys)
         self.blobs = Blobs(layout)
@@ -101,6 +101,11 @@ class Store:
         except NotFound:
             return None
 
+    def partial(self) -> set[str]:
+        """Digests of the manifests that were pulled in part: some of their blobs are elsewhere."""
+        folder = self.layout.state / "partial"
+        return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
     # -- the lock and the index -------------------------------------------------------------------
 
     @contextmanager
@@ -158,7 +163,7 @@ class Store:
 
     def _reload_trust(self, *, force: bool = False) -> None:
         if force or self.layout.root_document(self.trust.current.version + 1).exists():
-            self.trust = trust.load(self.layout, self._pinned)
+            self.trust = trust.load(self.layout, self.pinned)
 
     def close(self) -> None:
         """Close the index's connection."""
@@ -212,11 +217,9 @@ class Store:
 
     def verdict(self, signed: SignedEvent) -> str:
         """What the fold said about an event."""
-        row = self.db().execute(
-            "select verdict from events where writer=? and seq=?",
-            (signed.event.writer, signed.event.seq),
-        )  # fmt: skip
-        return str(row.fetchone()[0])
+        where = (signed.event.writer, signed.event.seq)
+        found = self.db().execute("select verdict from events where writer=? and seq=?", where)
+        return str(found.fetchone()[0])
 
 
 def open_store(paths: StatePaths, kind: type[Store] = Store, *, create: bool = True) -> Store:

@@ -1,8 +1,8 @@
 """The trust root: a chain of documents that says which key may do what.
 
 Version n+1 is signed by a threshold of version n's root role and of its own. A key never leaves
-the root, it is revoked there with the last sequence number that is still believed, so what it signed
-in good times stays checkable.
+the root, it is revoked there with the last sequence number that is still believed, so what it
+signed in good times stays checkable.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def load(layout: Layout, pinned: str | None) -> Trust:
     Raises:
         IntegrityError: a root is missing, changed, or not signed by the one before it.
     """
-    blobs = []
+    blobs: list[bytes] = []
     while True:
         try:
             blobs.append(layout.root_document(len(blobs) + 1).read_bytes())
@@ -178,7 +178,7 @@ def verify_chain(documents: Iterable[bytes], pinned: str | None) -> Trust:
                 raise IntegrityError(
                     "trust root 1 is not the one this registry began with",
                     why=f"its sha256 is {fingerprint[:16]}…, pinned is {pinned[:16]}…",
-                    hint="somebody replaced the root of trust: restore it from a backup or a remote",
+                    hint="somebody replaced the root of trust: restore it from a backup",
                 )
         _check_root(root, number, roots[-1] if roots else None, sealed, what)
         roots.append(root)
@@ -249,7 +249,7 @@ def next_root(
         version=current.version + 1,
         created=now(),
         keys={**current.keys, **(keys or {})},
-        roles={**current.roles, **(roles or {})},  # type: ignore[arg-type]
+        roles={**current.roles, **(roles or {})},  # type: ignore[dict-item]
         stages=list(stages) if stages is not None else list(current.stages),
         revoked={**current.revoked, **(revoked or {})},
     )

@@ -192,7 +192,7 @@ def _branch(children: dict[str, list[Any]], manifest: str, indent: str) -> None:
             f"{node.view.name}@{node.view.version}  {node.view.artifact_type}"
             if node.view
             else "not here"
-        )  # noqa: E501
+        )
         out.line(f"{space}{node.relation.replace('_', ' ')}: {known}  {node.manifest[7:19]}")
         stack += [(child, space + "  ") for child in reversed(children.get(node.manifest, []))]
 
@@ -264,7 +264,7 @@ def promote(
     key: Annotated[str | None, typer.Option("--key", help="Which release key.")] = None,
     passphrase_fd: Annotated[
         int | None,
-        typer.Option("--passphrase-fd", help="Read the passphrase from this descriptor."),
+        typer.Option("--passphrase-fd", help="Read it from this descriptor."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -360,3 +360,52 @@ def rm(
     """Delete a version; `models gc` frees its bytes."""
     Workbench().artifacts.delete(ref, reason)
     out.say(f"{ref} is deleted; `modelops-tui models gc --apply` frees its bytes")
+
+
+@app.command()
+def gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Free; without it, only tell.")] = False,
+    grace: Annotated[
+        float | None, typer.Option("--grace", help="Hours a blob must be old (24).", min=0)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Free the blobs that no artifact needs."""
+    out.choose(as_json=as_json)
+    report = Workbench().artifacts.gc(
+        dry_run=not apply, grace_s=None if grace is None else grace * 3600
+    )
+    out.record(dataclasses.asdict(report))
+    if report.dry_run and report.blobs:
+        out.say("nothing was freed: --apply frees")
+
+
+@app.command()
+def fsck(
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte of every blob.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended here.")] = False,
+    repair_from: Annotated[
+        str | None, typer.Option("--repair-from", metavar="REMOTE", help="Fetch damaged blobs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the registry's own files; exit status 6 when something is wrong."""
+    out.choose(as_json=as_json)
+    report = Workbench().artifacts.fsck(
+        deep=deep,
+        repair=repair,
+        repair_from=repair_from,
+        progress=lambda done, total: out.status(f"read {_size(done)} of {_size(total)}"),
+    )
+    out.status_end()
+    if out.format is not Format.TABLE:
+        out.json(dataclasses.asdict(report))
+    else:
+        out.rows(("kind", "subject", "text", "repaired"), [vars(f) for f in report.faults])
+        out.say(
+            f"{report.blobs} blobs, {report.manifests} manifests, {report.events} events, "
+            f"{_size(report.bytes_read)} read in {report.seconds:.1f} s: "
+            + ("all right" if report.ok else "NOT right")
+        )
+    if not report.ok:
+        raise typer.Exit(ExitCode.INTEGRITY)
