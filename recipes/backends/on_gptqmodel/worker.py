@@ -55,6 +55,9 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 def load(folder: Path, request: dict[str, Any]) -> Any:
     """The quantized model, as transformers' own class behind the wrapper."""
+    if request["device"] == "cpu":
+        # compiling every layer's unpacking takes longer than it saves in one measurement
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
     from gptqmodel import GPTQModel
 
     found = GPTQModel.load(str(folder), device=request["device"], backend=_backend(request))
