@@ -14,6 +14,7 @@ from engine.paths import StatePaths
 
 if TYPE_CHECKING:
     from engine.api.artifacts import Artifacts
+    from engine.api.backends import Backends
     from engine.api.data import Data
     from engine.api.jobs import Jobs
     from engine.api.rag import Rag
@@ -48,6 +49,13 @@ class Workbench:
         from engine.api.artifacts import Artifacts
 
         return Artifacts(self.paths)
+
+    @cached_property
+    def backends(self) -> Backends:
+        """Locked environments of isolated backends: list, install, remove, doctor."""
+        from engine.api.backends import Backends
+
+        return Backends(self.paths)
 
     @cached_property
     def data(self) -> Data:
