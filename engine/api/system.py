@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.paths import StatePaths
 from engine.types.system import Check, DeviceView, DiskUse, EngineStatus, LaneView
+
+if TYPE_CHECKING:
+    from engine.settings import SettingView
 
 
 class System:
@@ -121,12 +124,32 @@ class System:
 
         return load_config(self._paths)
 
+    def setting_views(self) -> tuple[SettingView, ...]:
+        """Every setting with its value, default and meaning.
+
+        Raises:
+            BadInput: ``config.toml`` is not valid.
+        """
+        from engine.settings import views
+
+        return views(self._paths)
+
     def set_setting(self, key: str, value: Any) -> None:
         """Write one setting (``engine.grace_s``) and keep the file's comments.
 
         Raises:
             BadInput: the key or the value is not valid.
         """
-        from engine.daemon.config import set_value
+        from engine.settings import set_setting
 
-        set_value(self._paths, key, value)
+        set_setting(self._paths, key, value)
+
+    def unset_setting(self, key: str) -> bool:
+        """Restore a setting's default; False when it was not set.
+
+        Raises:
+            BadInput: there is no such setting.
+        """
+        from engine.settings import unset_setting
+
+        return unset_setting(self._paths, key)

@@ -209,17 +209,6 @@ def assert_valid(bench: Bench, found: ImportedRecipe) -> None:
     prepare(found.text, (), bench.paths, source_path=bench.folder / "out.toml")
 
 
-def accounted(foreign: dict[str, Any], found: ImportedRecipe, silent: set[str]) -> None:
-    """Every key is translated, listed, or one of those that are read together with others."""
-    listed = left(found)
-    sources = found.text
-    for key in foreign:
-        assert key in listed or key in silent or any(k.startswith(key) for k in listed), (
-            key,
-            sources,
-        )
-
-
 def test_axolotl(bench: Bench) -> None:
     found = imported(bench, AXOLOTL)
     assert found.dialect == "axolotl"
