@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -30,6 +32,8 @@ def examine(paths: StatePaths) -> tuple[Check, ...]:
         _memory,
         _gpus,
         _torch,
+        _compiler,
+        _parts,
         _kinds,
     )
     return tuple(_run(check, paths) for check in checks)
@@ -161,6 +165,35 @@ def _torch(_: StatePaths) -> Check:
         hint = "install a CUDA build of the same version"
         return Check("torch", "warning", f"{version}: a CPU build beside a GPU", hint)
     return Check("torch", "ok", version)
+
+
+def _compiler(_: StatePaths) -> Check:
+    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if found is None:
+        hint = "torch.compile and backends built from source need one: install gcc"
+        return Check("compiler", "warning", "no C compiler", hint)
+    return Check("compiler", "ok", str(shutil.which(found)))
+
+
+#: Optional libraries and programs, and what needs them.
+_OPTIONAL = {
+    "trl": "preference methods (DPO, KTO, ORPO, GRPO)",
+    "snntorch": "the spiking reward head",
+    "lm_eval": "standard benchmarks",
+    "obstore": "remotes on S3",
+    "fastapi": "the REST gateway",
+}
+
+
+def _parts(_: StatePaths) -> Check:
+    missing = [name for name in _OPTIONAL if importlib.util.find_spec(name) is None]
+    if shutil.which("uv") is None:
+        missing.append("uv")
+    if not missing:
+        return Check("optional parts", "ok", "all there")
+    needs = {**_OPTIONAL, "uv": "isolated backends (vLLM, GPTQ, AWQ)"}
+    detail = "not installed: " + "; ".join(f"{name}, for {needs[name]}" for name in missing)
+    return Check("optional parts", "ok", detail, data={"missing": missing})
 
 
 def _kinds(_: StatePaths) -> Check:
