@@ -143,6 +143,18 @@ ACTIONS: tuple[Action, ...] = (
     Action("check-recipe", "c", "Check it: mistakes, data, memory, time", "recipes", label="check"),
     Action("edit-recipe", "e", "Open it in $EDITOR", "recipes"),
     Action("copy-recipe", "C", "Copy it to my own recipes", "recipes"),
+    # a recipe's form
+    Action(
+        "leave-form",
+        "escape",
+        "Out of the field, then out of the form",
+        "form",
+        "escape",
+        palette=False,
+    ),
+    Action("unset-value", "u", "Take the value out: the default holds", "form", label="default"),
+    Action("save-recipe", "ctrl+s", "Save as TOML, comments kept", "form", label="save"),
+    Action("run-form", "r", "Run it as it stands", "form", label="run"),
     # data
     Action("import-data", "i", "Import a file as a dataset", "data", label="import"),
     Action("check-data", "c", "The data report: what training would see", "data", label="report"),
@@ -189,6 +201,7 @@ PLACES = {
     "text": "In a text",
     "log": "In a log",
     "panes": "On a screen with details",
+    "form": "In a recipe's form",
     **{name: f"On the {name.capitalize()} screen" for name, _ in _SCREENS},
 }
 

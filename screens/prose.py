@@ -25,6 +25,26 @@ def facts(pairs: Iterable[tuple[str, object]], width: int = 14) -> list[Line]:
     return lines
 
 
+def fact_columns(pairs: Iterable[tuple[str, object]], width: int) -> list[Line]:
+    """As ``facts``, in two columns where the width allows."""
+    lines = facts(pairs)
+    if width < 72 or len(lines) < 4:
+        return lines
+    half = (len(lines) + 1) // 2
+    column = width // 2
+    joined: list[Line] = []
+    for place in range(half):
+        left = lines[place]
+        length = sum(cell_len(text) for text, _ in left)
+        if place + half >= len(lines):
+            joined.append(left)
+        elif length >= column:
+            joined += [left, lines[place + half]]
+        else:
+            joined.append([*left, (" " * (column - length), ""), *lines[place + half]])
+    return joined
+
+
 def paragraph(text: str, width: int, style: str = "", indent: str = "") -> list[Line]:
     """Words wrapped to the width; line breaks of the text are kept."""
     lines: list[Line] = []

@@ -147,6 +147,8 @@ def number(value: object) -> str:
         return f"{value:,}"
     if value != value or value in (float("inf"), float("-inf")):
         return str(value)
+    if value.is_integer() and abs(value) < 1e7:
+        return f"{value:,.0f}"
     if value and (abs(value) < 0.001 or abs(value) >= 1e7):
         return f"{value:.3g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:,.1f}"

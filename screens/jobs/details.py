@@ -10,7 +10,7 @@ from typing import Any
 from engine.types.jobs import AttemptView, JobState, JobView, StepView
 from screens.jobs.rows import fraction, reason
 from screens.jobs.series import JobSeries
-from screens.prose import facts, heading, paragraph, report_tables, table, toml_lines
+from screens.prose import fact_columns, heading, paragraph, report_tables, table, toml_lines
 from screens.text import (
     UNICODE,
     Line,
@@ -53,7 +53,7 @@ def overview(detail: JobDetail, width: int) -> list[Line]:
     if why:
         lines += paragraph(why, width, "bad" if job.state is JobState.FAILED else "warn")
     lines += _error(job, width)
-    lines += _figures(job, detail)
+    lines += _figures(job, detail, width)
     lines.append([])
     lines += _steps(detail, width)
     lines += _next_moves(job)
@@ -72,7 +72,7 @@ def _error(job: JobView, width: int) -> list[Line]:
     return lines
 
 
-def _figures(job: JobView, detail: JobDetail) -> list[Line]:
+def _figures(job: JobView, detail: JobDetail, width: int) -> list[Line]:
     newest = detail.series.newest
     share = fraction(job)
     lines: list[Line] = []
@@ -101,7 +101,7 @@ def _figures(job: JobView, detail: JobDetail) -> list[Line]:
         ("ended", wall_time(job.ended) if job.ended else None),
         ("from", job.source_path),
     ]
-    return lines + facts(pairs)
+    return lines + fact_columns(pairs, width)
 
 
 def _loss(job: JobView, newest: dict[str, Any]) -> str | None:

@@ -11,13 +11,13 @@ COLUMNS = (
     Column("state", 11),
     Column("name", 0, weight=2, least=15),
     Column("kind", 9, drop=5),
-    Column("step", 11, drop=4),
+    Column("step", 14, drop=4),
     Column("progress", 15),
     Column("eta", 7, right=True),
     Column("loss", 7, right=True, drop=3),
     Column("rate", 7, right=True, drop=6),
     Column("age", 4, right=True, drop=7),
-    Column("reason", 0, drop=1, weight=3, least=26),
+    Column("reason", 0, drop=1, weight=3, least=24),
 )
 
 

@@ -42,7 +42,7 @@ class JobsScreen(WorkScreen):
     """Holds what the bridge told it; nothing of it is needed to reopen."""
 
     NAME = "jobs"
-    BINDINGS = bindings("jobs")
+    BINDINGS = [*bindings("jobs"), *bindings("panes")]
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,6 +144,12 @@ class JobsScreen(WorkScreen):
     def on_paged_table_chosen(self) -> None:
         self.deck.widget.focus()
 
+    def action_next_pane(self) -> None:
+        self.deck.step(1)
+
+    def action_previous_pane(self) -> None:
+        self.deck.step(-1)
+
     def on_pane_deck_shown(self, event: PaneDeck.Shown) -> None:
         # a fresh pane has no size before its first layout
         self.call_after_refresh(self._show_pane)
@@ -242,7 +248,7 @@ class JobsScreen(WorkScreen):
         if not jobs:
             return
         again = all(job.want in ("cancel", "cancel-now") for job in jobs)
-        how = "kills it at once" if again else "It saves a checkpoint if it can, then ends."
+        how = "It saves a checkpoint if it can, then ends; r can run it again from there."
         self._confirm(
             f"Cancel {_named(jobs)}?",
             how if not again else "It was asked to end already; this kills it at once.",
@@ -356,7 +362,8 @@ class JobsScreen(WorkScreen):
 def _named(jobs: list[JobView]) -> str:
     if len(jobs) == 1:
         return f"{jobs[0].name} ({jobs[0].id})"
-    return f"{len(jobs)} jobs ({', '.join(job.name for job in jobs[:3])}{', ...' if len(jobs) > 3 else ''})"
+    names = ", ".join(job.name for job in jobs[:3]) + (", ..." if len(jobs) > 3 else "")
+    return f"{len(jobs)} jobs ({names})"
 
 
 def _participle(verb: str) -> str:
@@ -370,8 +377,8 @@ def _empty_lines(width: int) -> list[Line]:
         [("No job was started yet.", "bold")],
         [],
         *paragraph(
-            "Press r to start a recipe from the library: the demo fine-tunes a small packaged model,"
-            " measures it, quantizes it and signs it, without a network or a GPU.",
+            "Press r to start a recipe from the library: quickstart fine-tunes a small packaged"
+            " model, measures it, quantizes it and signs it, without a network or a GPU.",
             min(width, 76),
         ),
         [],

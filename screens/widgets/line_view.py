@@ -40,7 +40,9 @@ class LineView(ScrollView, can_focus=True):
         &:focus > .line--cursor { background: $primary; color: $background; text-style: bold; }
         &:ansi > .line--dim { color: ansi_default; text-style: dim; }
         &:ansi > .line--cursor { text-style: bold; background: ansi_default; }
-        &:ansi:focus > .line--cursor { text-style: reverse; color: ansi_default; background: ansi_default; }
+        &:ansi:focus > .line--cursor {
+            text-style: reverse; color: ansi_default; background: ansi_default;
+        }
         &:ansi > .line--match { text-style: reverse; }
     }
     """

@@ -12,8 +12,6 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Static
 
-from screens.actions import bindings
-
 
 @dataclass(frozen=True)
 class Pane:
@@ -33,9 +31,7 @@ class PaneNames(Static):
 
 
 class PaneDeck(Vertical):
-    """``tab`` goes to the next pane."""
-
-    BINDINGS = bindings("panes")
+    """The screen around it binds ``tab`` to the next pane, wherever the focus is."""
 
     DEFAULT_CSS = """
     PaneDeck { width: 1fr; height: 1fr; }
@@ -99,12 +95,6 @@ class PaneDeck(Vertical):
         """Show the pane ``by`` places further, around the ends."""
         ids = [pane.id for pane in self.panes]
         self.show(ids[(ids.index(self.current) + by) % len(ids)])
-
-    def action_next_pane(self) -> None:
-        self.step(1)
-
-    def action_previous_pane(self) -> None:
-        self.step(-1)
 
     def on_click(self, event: object) -> None:
         x, y = getattr(event, "x", -1), getattr(event, "y", -1)

@@ -1,0 +1,1 @@
+"""The Chat screen: one model or two side by side."""

@@ -1,0 +1,280 @@
+"""Datasets: versions, rows, columns, the data report, the loss mask token by token, SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from engine.types.data import DatasetView
+from screens.actions import bindings
+from screens.detail_screen import DetailScreen
+from screens.dialogs import TextDialog
+from screens.prose import fact_columns, paragraph, report_tables, table
+from screens.text import Line, ago, number, size, wall_time
+from screens.widgets.paged_table import Column, Row
+from screens.widgets.text_pane import Build
+
+#: Rows that the preview shows.
+PREVIEW = 50
+#: What comes with the program; shown beside one's own datasets.
+BUNDLED = (
+    ("house/train", "instruction rows in the house style"),
+    ("house/heldout", "their held-out split"),
+    ("neutral", "a small neutral text"),
+)
+
+
+class DataScreen(DetailScreen):
+    """Reports and masks run in a service process; nothing heavy is imported here."""
+
+    NAME = "data"
+    BINDINGS = bindings("data")
+    COLUMNS: ClassVar = (
+        Column("dataset", 0, weight=2),
+        Column("version", 8, right=True),
+        Column("rows", 10, right=True),
+        Column("size", 10, right=True, drop=2),
+        Column("tags", 0, drop=4),
+        Column("changed", 8, right=True, drop=3),
+    )
+    PANES: ClassVar = (
+        ("overview", "Versions"),
+        ("rows", "Rows"),
+        ("columns", "Columns"),
+        ("report", "Report"),
+        ("mask", "Loss mask"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mask_row = 0
+
+    def fetch(self) -> Sequence[Row]:
+        now = self.work_app.clock()
+        own = [
+            Row(
+                view.name,
+                (
+                    (view.name, "bold"),
+                    (f"v{view.latest}", ""),
+                    (number(view.rows), ""),
+                    (size(view.size_bytes), "dim"),
+                    (" ".join(f"{tag}=v{v}" for tag, v in view.tags.items()), "accent"),
+                    (ago(view.updated, now), "dim"),
+                ),
+                view,
+                (view.name, view.latest, view.rows, view.size_bytes, "", view.updated),
+            )
+            for view in self.workbench.data.list()
+        ]
+        bundled = [
+            Row(name, ((name, ""), ("bundled", "dim"), ("", ""), ("", ""), (about, "dim")), name)
+            for name, about in BUNDLED
+        ]
+        return [*own, *bundled]
+
+    def pane_lines(self, pane: str, item: Any) -> Build:
+        ref = item.name if isinstance(item, DatasetView) else str(item)
+        if pane == "report":
+            return self._report(ref)
+        if pane == "mask":
+            return self._mask(ref, self._mask_row)
+        if not isinstance(item, DatasetView):
+            return lambda width: paragraph(
+                f"{ref} comes with the program. i imports a file as a dataset of your own, with"
+                " versions, tags and a signature; tab shows the data report and the loss mask.",
+                width,
+            )
+        data = self.workbench.data
+        if pane == "rows":
+            page = data.rows(ref, 0, PREVIEW)
+            rows = [[row.get(c) for c in page.columns] for row in page.rows]
+            return lambda width: [
+                [(f"rows 1 to {len(rows)} of {number(page.total)}", "dim")],
+                *table(page.columns, [[_short(v) for v in r] for r in rows], width),
+            ]
+        if pane == "columns":
+            columns = data.statistics(ref)
+            return lambda width: table(
+                ("column", "type", "nulls", "distinct", "least", "most", "mean"),
+                [
+                    (
+                        c.name,
+                        c.type,
+                        c.nulls,
+                        c.distinct,
+                        _short(c.minimum),
+                        _short(c.maximum),
+                        c.mean,
+                    )
+                    for c in columns
+                ],
+                width,
+                "key",
+            )
+        versions = data.versions(ref)
+        return lambda width: [
+            *fact_columns([("source", item.source), ("columns", ", ".join(item.columns))], width),
+            [],
+            *table(
+                ("version", "made", "by", "rows", "size", "tags", "signed", "source"),
+                [
+                    (
+                        f"v{v.version}",
+                        wall_time(v.time),
+                        v.operation,
+                        v.rows,
+                        size(v.size_bytes),
+                        " ".join(v.tags),
+                        "yes" if v.manifest else "no",
+                        Path(v.source).name,
+                    )
+                    for v in versions
+                ],
+                width,
+                "key",
+            ),
+        ]
+
+    def _report(self, ref: str) -> Build:
+        result: dict[str, Any] = {}
+        for event in self.workbench.data.check(ref):
+            result = event.get("result") or result
+        shown = result.get("table")
+        tables = shown if isinstance(shown, list) else [shown] if shown else []
+        warnings = [str(w) for w in result.get("warnings", ())]
+        return lambda width: [
+            *(line for w in warnings for line in paragraph(w, width, "warn")),
+            *([[]] if warnings else []),
+            *report_tables(tables, width),
+        ]
+
+    def _mask(self, ref: str, start: int) -> Build:
+        result: dict[str, Any] = {}
+        for event in self.workbench.data.mask(ref, start=start, count=1):
+            result = event.get("result") or result
+        rows = result.get("rows", ())
+        if not rows:
+            return lambda width: [[("there is no further row", "dim")]]
+        return lambda width: mask_lines(rows[0], start, str(result.get("base", "")), width)
+
+    def empty_lines(self, width: int) -> list[Line]:
+        return paragraph("No dataset yet: i imports a file.", width)
+
+    # -- actions ----------------------------------------------------------------------------------
+
+    def action_import_data(self) -> None:
+        def named(path: str) -> None:
+            source = Path(path).expanduser()
+            self.ask_line(
+                "Name of the dataset",
+                "An existing name gets a new version.",
+                partial(self._import, source),
+                source.stem,
+            )
+
+        self.ask_line("File to import", "JSON, JSONL, CSV, Parquet or a folder of them", named)
+
+    def _import(self, source: Path, name: str) -> None:
+        def done(outcome: Any) -> None:
+            version, fresh = outcome
+            told = f"{name}@v{version.version}: {number(version.rows)} rows"
+            self.say(told if fresh else f"{told}; the file was the same, nothing new was made")
+            self.action_reload()
+
+        self.in_thread("import", partial(self.workbench.data.import_file, source, name), done)
+        self.say(f"importing {source.name}")
+
+    def action_check_data(self) -> None:
+        self.deck.show("report")
+
+    def action_loss_mask(self) -> None:
+        self._mask_row = 0
+        self.deck.show("mask")
+        self.load_pane()
+
+    def action_next_row(self) -> None:
+        self._mask_row += 1
+        if self.deck.current == "mask":
+            self.load_pane()
+
+    def action_tag_data(self) -> None:
+        if not isinstance(self.item, DatasetView):
+            self.say("only a dataset of your own can be tagged")
+            return
+        ref = f"{self.item.name}@v{self.item.latest}"
+
+        def tag(name: str) -> None:
+            self.in_thread(
+                "tag",
+                partial(self.workbench.data.tag, ref, name),
+                lambda _: (self.say(f"{ref} is {name} now"), self.action_reload()),
+            )
+
+        self.ask_line(f"Tag for {ref}", "A tag moves when it is given again.", tag)
+
+    def action_sql(self) -> None:
+        hint = "Read-only; tables: your datasets, jobs, steps, attempts, metrics, artifacts"
+        self.ask_line("SQL", hint, self._run_sql, "select name, state from jobs limit 20")
+
+    def _run_sql(self, query: str) -> None:
+        def done(result: Any) -> None:
+            told = f"{len(result.rows)} rows, {result.seconds * 1000:.0f} ms"
+            if result.truncated:
+                told += ", there are more"
+            lines = [[(told, "dim")], *table(result.columns, result.rows)]
+            self.app.push_screen(TextDialog(query, lines))
+
+        self.in_thread("sql", partial(self.workbench.data.sql, query), done)
+
+    def command_twin(self) -> str:
+        row = self.table.current
+        ref = row.key if row else ""
+        twins: dict[str, Callable[[], str]] = {
+            "report": lambda: f"data check {ref}",
+            "mask": lambda: f"data mask {ref} --row {self._mask_row + 1}",
+            "rows": lambda: f"data show {ref}",
+            "columns": lambda: f"data stats {ref}",
+        }
+        word = twins.get(self.deck.current, lambda: f"data show {ref}")() if ref else "data list"
+        return f"modelops-tui {word}"
+
+
+def mask_lines(row: dict[str, Any], start: int, base: str, width: int) -> list[Line]:
+    """The text of a row: what is learned in colour and marked, the rest dim."""
+    if row.get("problem"):
+        return paragraph(str(row["problem"]), width, "bad")
+    tokens = row.get("tokens", ())
+    learned = sum(bool(flag) for _, flag in tokens)
+    head: Line = [
+        (f"row {start + 1}  ", "bold"),
+        (f"{learned} of {len(tokens)} tokens are learned", "good"),
+        (f"  {base}  > next row", "dim"),
+    ]
+    notes: list[Line] = []
+    if row.get("cut"):
+        notes.append([("it is cut: longer than the model's length", "warn")])
+    if row.get("ends") is False:
+        notes.append([("it loses its end token: the model would not learn to stop", "warn")])
+    lines: list[Line] = [head, *notes, []]
+    current: Line = []
+    used = 0
+    for text, flag in tokens:
+        # [ ] as well as colour: a mask must be readable without it
+        for place, piece in enumerate(str(text).split("\n")):
+            if place or used + len(piece) > width:
+                lines.append(current)
+                current, used = [], 0
+            current.append((piece, "good+bold" if flag else "dim"))
+            used += len(piece)
+    return [*lines, current]
+
+
+def _short(value: Any) -> Any:
+    text = value if isinstance(value, str) else None
+    return text.replace("\n", " ")[:200] if text is not None else value
+
+
+SCREEN = DataScreen

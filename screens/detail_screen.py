@@ -1,0 +1,185 @@
+"""A list over the details of its chosen row: what six of the eight screens are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+
+from engine.errors import ModelOpsError
+from screens.actions import bindings
+from screens.dialogs import error_lines
+from screens.frame import WorkScreen
+from screens.text import Line
+from screens.widgets.paged_table import Column, PagedTable, Row
+from screens.widgets.pane_deck import Pane, PaneDeck
+from screens.widgets.text_pane import Build, TextPane
+
+
+class DetailScreen(WorkScreen):
+    """Subclasses say what the rows are and what stands in a pane; both are made in threads."""
+
+    BINDINGS = bindings("panes")
+    COLUMNS: ClassVar[tuple[Column, ...]] = ()
+    PANES: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: tuple[Row, ...] = ()
+        self.filter_text = ""
+        self._loaded = False
+
+    # -- what a subclass gives --------------------------------------------------------------------
+
+    def fetch(self) -> Sequence[Row]:
+        """All rows (called in a thread)."""
+        raise NotImplementedError
+
+    def pane_lines(self, pane: str, item: Any) -> Build:
+        """What a pane shows of the chosen row's item (called in a thread)."""
+        raise NotImplementedError
+
+    def empty_lines(self, width: int) -> list[Line]:
+        """What is said, and what to do next, when there is nothing."""
+        raise NotImplementedError
+
+    # -- frame ------------------------------------------------------------------------------------
+
+    def compose_body(self) -> ComposeResult:
+        yield PagedTable(self.COLUMNS, id="list")
+        panes = [Pane(name, title, partial(TextPane, id=name)) for name, title in self.PANES]
+        yield PaneDeck(panes, id="detail")
+        yield TextPane(id="empty")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.action_reload()
+
+    def on_screen_resume(self) -> None:
+        if self._loaded:
+            self.action_reload()
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one("#list", PagedTable)
+
+    @property
+    def deck(self) -> PaneDeck:
+        return self.query_one(PaneDeck)
+
+    @property
+    def item(self) -> Any:
+        """What the chosen row stands for, or None."""
+        row = self.table.current
+        return row.item if row is not None else None
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def action_reload(self) -> None:
+        self.in_thread("list", self.fetch, self._take_rows)
+
+    def _take_rows(self, rows: Sequence[Row]) -> None:
+        self.rows = tuple(rows)
+        self._loaded = True
+        self._show_rows()
+        self.load_pane()
+
+    def _show_rows(self) -> None:
+        words = self.filter_text.lower().split()
+        rows = [
+            row
+            for row in self.rows
+            if all(word in " ".join(text for text, _ in row.cells).lower() for word in words)
+        ]
+        nothing = self._loaded and not self.rows and not self.filter_text
+        self.set_class(nothing, "empty")
+        if nothing:
+            self.query_one("#empty", TextPane).show(self.empty_lines)
+        self.table.set_rows(rows)
+        self.show_crumbs()
+
+    def apply_filter(self, text: str) -> None:
+        self.filter_text = text
+        self._show_rows()
+
+    # -- details ----------------------------------------------------------------------------------
+
+    def on_paged_table_moved(self, event: PagedTable.Moved) -> None:
+        self.load_pane()
+        self.show_crumbs()
+
+    def on_paged_table_chosen(self) -> None:
+        self.deck.widget.focus()
+
+    def on_pane_deck_shown(self) -> None:
+        self.call_after_refresh(self.load_pane)
+        self.show_crumbs()
+
+    def action_next_pane(self) -> None:
+        self.deck.step(1)
+
+    def action_previous_pane(self) -> None:
+        self.deck.step(-1)
+
+    def load_pane(self) -> None:
+        """Read what the shown pane needs, in a thread; an error stands in the pane itself."""
+        row, pane = self.table.current, self.deck.current
+        if row is None:
+            self.show_in(pane, [])
+            return
+        key = (row.key, pane)
+
+        def show(build: Build) -> None:
+            if self._shown_key() == key:
+                self.show_in(pane, build)
+
+        def failed(error: ModelOpsError) -> bool:
+            if self._shown_key() == key:
+                self.show_in(pane, lambda width: error_lines(error, width))
+            return True
+
+        self.in_thread("pane", partial(self.pane_lines, pane, row.item), show, failed)
+
+    def _shown_key(self) -> tuple[str, str] | None:
+        row = self.table.current
+        return (row.key, self.deck.current) if row is not None else None
+
+    def show_in(self, pane: str, content: Build | list[Line]) -> None:
+        """Put lines into a pane that was made already."""
+        widget = self.deck.pane(pane)
+        if isinstance(widget, TextPane):
+            widget.show(content)
+
+    def show_crumbs(self) -> None:
+        """Where one is: screen (how many), filter, row, pane."""
+        row = self.table.current
+        count = f" ({len(self.rows)})" if self._loaded else ""
+        self.top_bar.set_crumbs(
+            self.heading + count,
+            f"/{self.filter_text}" if self.filter_text else "",
+            row.cells[0][0] if row else "",
+            self.deck.current.capitalize() if row else "",
+        )
+
+    # -- help for others --------------------------------------------------------------------------
+
+    def palette_ids(self) -> list[tuple[str, str, Callable[[], None]]]:
+        return [
+            (row.cells[0][0], self.NAME, partial(self._go_to, row.key)) for row in self.rows[:500]
+        ]
+
+    def _go_to(self, key: str) -> None:
+        self.table.go_to(key)
+        self.table.focus()
+
+    def ask_line(self, title: str, hint: str, then: Callable[[str], None], value: str = "") -> None:
+        """Ask for one line of text and go on with it; escape drops the matter."""
+        from screens.dialogs import LineDialog
+
+        def answered(text: str | None) -> None:
+            if text:
+                then(text)
+
+        self.app.push_screen(LineDialog(title, hint, value), answered)

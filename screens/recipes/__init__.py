@@ -1,0 +1,1 @@
+"""The Recipes screen: the library, forms made from the schemas, checks and estimates."""

@@ -1,0 +1,281 @@
+"""The form of a recipe, made from its kind's schema: one row a key, checked while one writes.
+
+One field edits the chosen row, so that a form of a hundred keys is as light as one of five. After
+each stroke the whole recipe is checked again in a thread, as ``recipe check`` would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widgets import Input
+from textual.worker import Worker, WorkerState
+
+from engine.errors import ModelOpsError
+from engine.types.recipes import Diagnostic, LibraryEntry
+from screens.actions import bindings
+from screens.prose import paragraph
+from screens.recipe_picker import one_diagnostic
+from screens.recipes.document import RecipeDocument
+from screens.text import Line
+from screens.widgets.key_hints import KeyHints
+from screens.widgets.paged_table import Column, PagedTable, Row
+from screens.widgets.text_pane import TextPane
+from screens.widgets.top_bar import TopBar
+
+if TYPE_CHECKING:
+    from engine.api import Workbench
+    from engine.api.recipes import KeyView
+
+#: Seconds after the last stroke until the recipe is checked.
+SETTLE_S = 0.25
+
+
+@dataclass(frozen=True)
+class FormKey:
+    """One row: the key's place in this recipe, and what its kind says of it."""
+
+    place: str
+    view: KeyView
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the check said of one text."""
+
+    text: str
+    diagnostics: tuple[Diagnostic, ...]
+    extra: tuple[Any, ...] = ()
+
+
+class FormScreen(Screen[Path | None]):
+    """Dismissed with the file it was saved to, or None."""
+
+    BINDINGS = bindings("form")
+    AUTO_FOCUS = "#keys"
+
+    def __init__(self, workbench: Workbench, entry: LibraryEntry) -> None:
+        super().__init__()
+        self._workbench = workbench
+        self._entry = entry
+        self.document = RecipeDocument(Path(entry.path).read_text(encoding="utf-8"))
+        self._keys: list[FormKey] = []
+        self.verdict: Verdict | None = None
+        self._saved: Path | None = None
+        self._before = ""
+
+    def compose(self) -> ComposeResult:
+        yield TopBar(["Recipes", self._entry.name, "Form"])
+        yield PagedTable(
+            (
+                Column("key", 26),
+                Column("value", 0, weight=2),
+                Column("allowed", 0, drop=1, weight=3),
+            ),
+            id="keys",
+        )
+        yield Input(id="value", compact=True)
+        yield TextPane(id="form-state")
+        yield KeyHints()
+
+    def on_mount(self) -> None:
+        self.query_one("#value").display = False
+        self._keys = self._all_keys()
+        self._show_rows()
+        self._check()
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one("#keys", PagedTable)
+
+    def _all_keys(self) -> list[FormKey]:
+        recipes = self._workbench.recipes
+        known = {kind.name for kind in recipes.kinds()}
+        if self.document.kind in known:
+            keys = [FormKey(view.key, view) for view in recipes.keys(self.document.kind)]
+        else:
+            keys = [
+                FormKey(f"steps.{step}.{view.key}", view)
+                for step, kind in self.document.steps().items()
+                if kind in known
+                for view in recipes.keys(kind)
+            ]
+        # what the recipe sets comes first, then what it must set
+        return sorted(keys, key=lambda k: (self.document.get(k.place) is None, not k.view.required))
+
+    def _show_rows(self) -> None:
+        wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
+        rows = []
+        for key in self._keys:
+            value = self.document.shown(key.place)
+            default = "" if key.view.default is None else str(key.view.default)
+            style = "bad" if key.place in wrong else "bold" if value else "dim"
+            rows.append(
+                Row(
+                    key.place,
+                    (
+                        (key.place, "bad" if key.place in wrong else "key" if value else ""),
+                        (value or default or ("needed" if key.view.required else ""), style),
+                        (key.view.expected, "dim"),
+                    ),
+                    key,
+                )
+            )
+        self.table.set_rows(rows)
+
+    # -- editing ----------------------------------------------------------------------------------
+
+    def on_paged_table_moved(self) -> None:
+        self._show_state()
+
+    def on_paged_table_chosen(self, event: PagedTable.Chosen) -> None:
+        key: FormKey = event.row.item
+        field = self.query_one("#value", Input)
+        field.display = True
+        self._before = self.document.text
+        with self.prevent(Input.Changed):
+            field.value = self.document.shown(key.place)
+        field.placeholder = f"{key.place}: {key.view.expected}"
+        field.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        row = self.table.current
+        if row is None or not event.input.has_focus:
+            return
+        key: FormKey = row.item
+        if event.value.strip():
+            self.document.set(key.place, event.value.strip(), key.view.expected)
+        else:
+            self.document.unset(key.place)
+        self._show_rows()
+        self.run_worker(
+            self._settle, group="settle", name="settle", exclusive=True, exit_on_error=False
+        )
+
+    async def _settle(self) -> None:
+        import asyncio
+
+        await asyncio.sleep(SETTLE_S)
+        self._check()
+
+    def on_input_submitted(self) -> None:
+        self.query_one("#value").display = False
+        self.table.focus()
+        self._check()
+
+    def action_unset_value(self) -> None:
+        """The default again."""
+        row = self.table.current
+        if row is not None:
+            self.document.unset(row.key)
+            self._show_rows()
+            self._check()
+
+    # -- checking ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        text = self.document.text
+        self.run_worker(
+            lambda: self._verdict_of(text),
+            thread=True,
+            group="check",
+            name="check",
+            exclusive=True,
+            exit_on_error=False,
+        )
+
+    def _verdict_of(self, text: str) -> Verdict:
+        recipes = self._workbench.recipes
+        path = Path(self._entry.path)
+        found = recipes.check(text, source_path=path)
+        if any(d.severity == "error" for d in found):
+            return Verdict(text, found)
+        plan = recipes.prepare(text, source_path=path)
+        return Verdict(text, found, (plan, recipes.estimate(plan)))
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group == "check" and event.state is WorkerState.SUCCESS:
+            result = event.worker.result
+            if isinstance(result, Verdict) and result.text == self.document.text:
+                self.verdict = result
+                self._show_rows()
+                self._show_state()
+        elif event.state is WorkerState.ERROR:
+            self.app.show_error(event.worker.error)  # type: ignore[attr-defined]
+
+    def _show_state(self) -> None:
+        row, verdict = self.table.current, self.verdict
+
+        def lines(width: int) -> list[Line]:
+            found: list[Line] = []
+            if row is not None:
+                view: KeyView = row.item.view
+                found += [[(row.key, "key"), (f"  {view.expected}", "")]]
+                found += paragraph(view.description, width, "dim")
+            if verdict is None:
+                return [*found, [], [("checking", "dim")]]
+            if verdict.extra:
+                from screens.recipes.screen import check_lines
+
+                plan, estimates = verdict.extra
+                return [*found, [], *check_lines(plan, estimates, list(verdict.diagnostics), width)]
+            count = len(verdict.diagnostics)
+            found += [[], [(f"✗ {count} mistake{'s' if count > 1 else ''}", "bad")]]
+            return [*found, *(line for d in verdict.diagnostics for line in one_diagnostic(d))]
+
+        self.query_one("#form-state", TextPane).show(lines)
+
+    # -- leaving ----------------------------------------------------------------------------------
+
+    def action_escape(self) -> None:
+        """Out of the field (its change is taken back), then out of the form."""
+        field = self.query_one("#value", Input)
+        if field.display:
+            field.display = False
+            self.document = RecipeDocument(self._before)
+            self._show_rows()
+            self.table.focus()
+            self._check()
+        else:
+            self.dismiss(self._saved)
+
+    def action_save_recipe(self) -> None:
+        """Write the TOML; a shipped recipe is saved under a name of one's own."""
+        if self._entry.origin == "own":
+            self._save(Path(self._entry.path).stem, overwrite=True)
+            return
+        from screens.dialogs import LineDialog
+
+        def named(name: str | None) -> None:
+            if name:
+                self._save(name, overwrite=False)
+
+        title = "Save as (this recipe came with the program)"
+        self.app.push_screen(LineDialog(title, "", f"my-{self._entry.name}"), named)
+
+    def _save(self, name: str, *, overwrite: bool) -> None:
+        try:
+            path = self._workbench.recipes.save(name, self.document.text, overwrite=overwrite)
+        except ModelOpsError as error:
+            self.app.show_error(error)  # type: ignore[attr-defined]
+            return
+        self.dismiss(path)
+
+    def action_run_form(self) -> None:
+        """Run it as it stands, saved or not."""
+        verdict = self.verdict
+        if verdict is None or not verdict.extra or verdict.text != self.document.text:
+            self.app.notify("it has mistakes, or is still being checked", severity="warning")
+            return
+        plan = verdict.extra[0]
+
+        def submit() -> str:
+            self._workbench.system.ensure_engine()
+            return self._workbench.jobs.submit(plan).id
+
+        self.run_worker(submit, thread=True, group="submit", exit_on_error=False)
+        self.app.notify(f"submitting {plan.name}; 1 shows it", markup=False)

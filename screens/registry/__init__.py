@@ -1,0 +1,1 @@
+"""The Registry screen: artifacts, signatures, lineage, stages and their gates."""

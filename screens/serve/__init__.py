@@ -1,0 +1,1 @@
+"""The Serve screen: deployments and how they do."""

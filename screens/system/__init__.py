@@ -1,0 +1,1 @@
+"""The System screen: devices, engine, disk, settings, doctor."""
