@@ -1,0 +1,70 @@
+"""A backend behind the recipe: quantized, completed, measured by the same rules, published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StepFailed
+from engine.registry import Registry
+from recipes.backends.run import normalize
+from recipes.quantize.run import run
+from tests.recipes.quantize.steps import context, spec_for
+
+
+@pytest.mark.parametrize("chosen", ["bnb-nf4", "bnb-int8"])
+def test_bitsandbytes_runs_in_the_main_environment(
+    chosen: str, tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    ctx = context(tmp_path, spec_for(tiny_model, rows, format=chosen))
+    result = run(ctx)
+    registry = Registry.open(ctx.paths)
+    view = registry.resolve(result.outputs["model"])
+    assert view.artifact_type == "quantized"
+    folder = registry.materialize(view.id)
+    names = {f.name for f in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "report.json"} <= names
+    assert (folder / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["settings"]["backend"] == "bitsandbytes"
+    assert 0 < result.outputs["kl"] < 0.01
+    assert result.outputs["size_bytes"] < (tiny_model / "model.safetensors").stat().st_size / 2
+
+
+def test_odd_names_are_made_normal(tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "gptq_model-4bit-128g.safetensors").write_bytes(b"x")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("rewritten by a library")
+    normalize(folder, tiny_model)
+    assert sorted(f.name for f in folder.glob("*.safetensors*")) == ["model.safetensors"]
+    same = (tiny_model / "tokenizer_config.json").read_text()
+    assert (folder / "tokenizer_config.json").read_text() == same
+
+
+def test_an_output_without_weights_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(StepFailed, match="no safetensors"):
+        normalize(folder, tiny_model)
+
+
+@pytest.mark.slow
+def test_gptqmodel_runs_in_its_own_environment(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    ctx = context(
+        tmp_path, spec_for(tiny_model, rows, format="gptq", calibration={"data": str(rows)})
+    )
+    result = run(ctx)
+    assert 0 < result.outputs["kl"] < 0.01
+    folder = Registry.open(ctx.paths).materialize(result.outputs["model"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "gptq"
+    settings = json.loads((folder / "report.json").read_text())["settings"]
+    assert len(settings["lock_sha256"]) == 64
+    assert settings["versions"]["gptqmodel"].startswith("7.6")
