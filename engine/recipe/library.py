@@ -47,7 +47,8 @@ def _files(paths: StatePaths) -> Iterator[tuple[Origin, Path, str]]:
     spec = importlib.util.find_spec("recipes")
     shipped = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
     for root in shipped:
-        for file in sorted(root.rglob("*.toml")):
+        # one folder a kind: deeper files (a backend's own settings) are no recipes
+        for file in sorted(root.glob("*/*.toml")):
             yield "shipped", file, file.parent.name
     seen: set[Path] = set()
     for kind in load_kinds().kinds.values():
