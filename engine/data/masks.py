@@ -17,7 +17,8 @@ from engine.data.formats import Example, Message
 from engine.errors import BadInput
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_SENTINEL = "\u2e28\u2e29mo\u2e29\u2e28"
+#: No letters: templates may change the case.
+_SENTINEL = "\u2e28\u2e29\u2056\u2e29\u2e28"
 
 Span = tuple[int, int]
 
@@ -72,11 +73,11 @@ class Encoder:
             return max(chosen, rejected, key=lambda side: side.length)
         if example.shape == "chat":
             ids, trained = self._chat(example)
-        elif example.shape in ("completion", "text"):
-            prompt = "" if example.shape == "text" else str(example.prompt)
-            text = f"{example.text}{prompt}{example.completion}{self._end}"
-            start = 0 if self.loss_on == "all" else len(prompt)
-            ids, trained = self._spans(text, [(start, len(text))], special=True)
+        elif example.shape == "completion":
+            ids, trained = self._completion(str(example.prompt), f"{example.completion}{self._end}")
+        elif example.shape == "text":
+            text = f"{example.text}{self._end}"
+            ids, trained = self._spans(text, [(0, len(text))], special=True)
         else:
             raise TemplateProblem(f"a {example.shape} row is not one text to learn")
         whole = Encoded(example.number, ids, trained, self._ends(ids, trained), len(ids))
@@ -115,9 +116,26 @@ class Encoder:
     def _end(self) -> str:
         return self.tokenizer.eos_token or "" if self.add_end else ""
 
+    def _completion(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
+        """Prompt and completion are cut into tokens apart, as they will be when generating."""
+        first, _ = self._spans(prompt, [], special=True)
+        second, _ = self._spans(completion, [], special=False)
+        if first and first[-1] == self.tokenizer.eos_token_id and not prompt.endswith(self._end):
+            # the tokenizer puts an end token behind every text
+            first = first[:-1]
+        learned = self.loss_on == "all"
+        return first + second, [learned] * len(first) + [True] * len(second)
+
     # -- conversations ----------------------------------------------------------------------------
 
     def _chat(self, example: Example) -> tuple[list[int], list[bool]]:
+        template = self.tokenizer.chat_template
+        if template and "role" not in template:
+            raise BadInput(
+                "the chat template has no roles",
+                why="it never looks at a message's role: nobody could tell whose words are whose",
+                hint='set data.template = "chatml" or the path of a template with roles',
+            )
         messages = list(example.messages)
         render = self._renderer(example.tools)
         if self.loss_on == "all":
@@ -177,7 +195,8 @@ class Encoder:
             last_end = None
             while token < len(ids) and offsets[token][0] < end:
                 begins, stops = offsets[token]
-                if begins >= start and (stops > begins or ids[token] in self.end_ids):
+                # a token that straddles the beginning holds learned characters, too
+                if stops > start and stops > begins:
                     trained[token] = True
                     if ids[token] in self.end_ids:
                         last_end = token

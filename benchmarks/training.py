@@ -1,0 +1,280 @@
+"""LoRA training speed and memory: ours, a hand-written loop, bare TRL; bf16 and packing.
+
+Every contestant trains the packaged 135M model, LoRA rank 8 on all linear layers, 4 x 256 tokens,
+AdamW, in a process of its own; rounds are interleaved, the first step of each is not timed.
+Seconds are CPU seconds of the process, so that a busy machine does not decide.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LENGTH, BATCH, RANK = 256, 4, 8
+STEPS = int(os.environ.get("BENCH_STEPS", "5"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+THREADS = int(os.environ.get("BENCH_THREADS", "1"))
+CONTESTANTS = ("hand", "ours", "trl", "ours-bf16", "hand-bf16", "padded-rows", "packed-rows")
+
+
+class Clock:
+    """CPU seconds between the end of the first step and the end of the last."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def mark(self) -> None:
+        self.marks.append(time.process_time())
+
+    @property
+    def seconds(self) -> float:
+        return self.marks[-1] - self.marks[0]
+
+
+def base_folder() -> Path:
+    from engine.models import resolve_model
+    from engine.paths import StatePaths
+    from recipes.loading import ensure_base
+
+    paths = StatePaths.default().ensure()
+    return ensure_base(resolve_model("smollm2-135m-instruct", paths), paths)
+
+
+def full_rows(count: int) -> list[list[int]]:
+    """Rows of exactly ``LENGTH`` tokens of the neutral text, every token learned."""
+    from transformers import AutoTokenizer
+
+    from engine.data.source import BUNDLED
+
+    folder = Path(__file__).parents[1] / "assets" / "data"
+    tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    ids = tokenizer((folder / BUNDLED["neutral"]).read_text())["input_ids"]
+    return [[ids[(i * 61 + j) % len(ids)] for j in range(LENGTH)] for i in range(count)]
+
+
+def peft_model(dtype: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=dtype)
+    model.config.use_cache = False
+    config = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=16, target_modules="all-linear")
+    return get_peft_model(model, config).train()
+
+
+def hand(bf16: bool) -> dict[str, float]:
+    """The loop anyone would write."""
+    import torch
+
+    model = peft_model(torch.float32)
+    rows = torch.tensor(full_rows(BATCH * (STEPS + 1)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    clock, losses = Clock(), []
+    for step in range(STEPS + 1):
+        batch = rows[step * BATCH : (step + 1) * BATCH]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        clock.mark()
+    return result(clock, STEPS * BATCH * LENGTH, losses[-1])
+
+
+def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
+    """Our trainer on the same rows, or on the bundled short rows, padded or packed."""
+    import tempfile
+
+    import numpy as np
+    from transformers import TrainingArguments
+
+    from engine.paths import StatePaths
+    from engine.worker.context import StepContext
+    from recipes.finetune.arguments import training_arguments
+    from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
+    from recipes.finetune.building import build_model
+    from recipes.finetune.rows import TokenRow, pack
+    from recipes.finetune.schema import FinetuneSpec
+    from recipes.finetune.session import open_session
+    from recipes.finetune.trainer import supervised_trainer
+    from recipes.finetune.watching import Watch
+
+    class Marked(Watch):
+        def logged(self, step: int, epoch: float, logs: dict[str, float]) -> None:
+            super().logged(step, epoch, logs)
+            clock.mark()
+            seen.append(self.tokens_seen)
+
+        def wants_save(self, step: int) -> bool:
+            return False
+
+    spec = FinetuneSpec.model_validate(
+        {
+            "base": "smollm2-135m-instruct",
+            "data": {"train": "house/train", "max_length": LENGTH},
+            "train": {
+                "rank": RANK,
+                "batch": BATCH,
+                "lr": 1e-4,
+                "max_steps": STEPS + 1,
+                "schedule": "constant",
+                "packing": rows == "packed",
+                "precision": "bf16" if bf16 else "fp32",
+            },
+        }
+    )
+    clock, seen = Clock(), []
+    paths = StatePaths.default().ensure()
+    paths.run_dir("bench").mkdir(parents=True, exist_ok=True)
+    ctx = StepContext(
+        job_id="bench", job_name="bench", step="train", attempt=1, kind="finetune", params=spec,
+        paths=paths, work_dir=Path(tempfile.mkdtemp()), recipe_sha256="", recipe_dir=None,
+        threads=THREADS, device="cpu",
+    )  # fmt: skip
+    session = open_session(ctx, spec)
+    packs = None
+    if rows == "full":
+        kept = [
+            TokenRow(np.array(r, np.int32), np.ones(LENGTH, bool))
+            for r in full_rows(BATCH * (STEPS + 1))
+        ]
+    else:
+        from recipes.finetune.rows import prepare
+
+        kept = prepare(spec, session.encoder, paths, LENGTH).train
+        packs = pack(kept, LENGTH) if rows == "packed" else None
+    model = build_model(spec, session.location, session.precision, "cpu", paths)
+    args = TrainingArguments(**training_arguments(ctx, spec, STEPS + 1, BATCH))
+    collate = PackedBatch(0) if packs else PaddedBatch(0)
+    watch = Marked(ctx, spec, "", STEPS + 1)
+    supervised_trainer(
+        model, args, RowDataset(kept, packs), collate, watch, session.precision
+    ).train()
+    return result(clock, seen[-1] - seen[0], watch.last_loss)
+
+
+def trl() -> dict[str, float]:
+    """Bare TRL with the same settings, its defaults that differ switched off."""
+    import tempfile
+
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    clock = Clock()
+    losses = []
+
+    class Marks(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                clock.mark()
+                losses.append(logs["loss"])
+
+    rows = full_rows(BATCH * (STEPS + 1))
+    args = SFTConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=STEPS + 1,
+        learning_rate=1e-4, lr_scheduler_type="constant", max_length=LENGTH, bf16=False,
+        gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none",
+        use_cpu=True, disable_tqdm=True, packing=False, dataloader_pin_memory=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=peft_model(torch.float32),
+        args=args,
+        train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+        callbacks=[Marks()],
+    )
+    trainer.train()
+    return result(clock, STEPS * BATCH * LENGTH, losses[-1])
+
+
+def result(clock: Clock, tokens: int, loss: float) -> dict[str, float]:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"rate": tokens / clock.seconds, "peak": peak, "loss": loss}
+
+
+def contestant(name: str) -> dict[str, float]:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    return {
+        "hand": lambda: hand(False),
+        "hand-bf16": lambda: hand(True),
+        "ours": lambda: ours(False),
+        "ours-bf16": lambda: ours(True),
+        "trl": trl,
+        "padded-rows": lambda: ours(True, "padded"),
+        "packed-rows": lambda: ours(True, "packed"),
+    }[name]()
+
+
+def child(name: str) -> dict[str, float]:
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(THREADS),
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.training", name],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        print(json.dumps(contestant(sys.argv[1])))
+        return 0
+    base_folder()
+    names = os.environ.get("BENCH_ONLY", ",".join(CONTESTANTS)).split(",")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(ROUNDS):
+        for name in names:
+            runs[name].append(child(name))
+    rate = {n: statistics.median(r["rate"] for r in rows) for n, rows in runs.items()}
+    print(f"{STEPS} steps, {ROUNDS} rounds, {THREADS} thread(s); median\n")
+    print(
+        "| contestant | tokens per CPU-s | spread | peak MiB | last loss |\n|---|---|---|---|---|"
+    )
+    for name, rows in runs.items():
+        rates = [r["rate"] for r in rows]
+        peak = statistics.median(r["peak"] for r in rows)
+        print(
+            f"| {name} | {rate[name]:.1f} | {min(rates):.1f} to {max(rates):.1f} "
+            f"| {peak:.0f} | {rows[0]['loss']:.4f} |"
+        )
+    print()
+    for first, second, bar in (
+        ("ours", "hand", 0.98),
+        ("ours", "trl", 1.2),
+        ("ours-bf16", "ours", 1.4),
+        ("ours-bf16", "hand-bf16", 0.98),
+        ("packed-rows", "padded-rows", 1.8),
+    ):
+        if first in rate and second in rate:
+            ratio = rate[first] / rate[second]
+            print(f"- {first} / {second}: {ratio:.2f} (bar {bar})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
