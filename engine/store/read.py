@@ -38,9 +38,9 @@ def resolve_id(conn: sqlite3.Connection, job_id: str) -> str:
     text = job_id.strip().lower()
     if not text:
         raise BadInput("a job id is needed", hint="`modelops-tui jobs list` shows them")
-    if text.isascii() and text.isdigit():
-        text = f"{int(text):06d}" if len(text) <= 6 else text
-    # '-' and hex digits only: no pattern character can come from a real id
+    if text.isascii() and text.isdigit() and not text.startswith("0"):
+        # a number as people say it; with leading zeros it is the beginning of an id
+        text = f"{int(text):06d}"
     upper = text[:-1] + chr(ord(text[-1]) + 1)
     rows = conn.execute(
         "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT 4", (text, upper)

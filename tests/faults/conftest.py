@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]
         made.close()
         report = getattr(request.node, "report_call", None)
         if report is not None and report.failed:
-            kept = Path(f"{tmp_path}-failed")
+            # out of pytest's own folders, which are cleared after three more runs
+            kept = Path(tempfile.gettempdir(), "modelops-faults", f"{tmp_path.name}-{made.seed}")
             shutil.copytree(
                 tmp_path,
                 kept,

@@ -20,8 +20,18 @@ name = "killed"
 kind = "finetune"
 base = {base!r}
 data = {{ train = {train!r}, max_length = 192 }}
-train = {{ method = "lora", lr = 1e-3, rank = 4, batch = 2, max_steps = {steps}, save_every = {every}, samples = 0, dropout = 0.1 }}
-resources = {{ threads = 1, device = "cpu" }}
+[train]
+method = "lora"
+lr = 1e-3
+rank = 4
+batch = 2
+dropout = 0.1
+max_steps = {steps}
+save_every = {every}
+samples = 0
+[resources]
+threads = 1
+device = "cpu"
 """
 
 

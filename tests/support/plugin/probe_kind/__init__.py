@@ -33,6 +33,8 @@ class ProbeSpec(StepSpec):
     tag: str = ""
     secret: str = ""
     loud_kib: int = 0
+    imports: str = ""
+    """Modules to import first, separated by commas."""
 
 
 _OUTPUTS = {"total": "number", "tag": "text", "secret": "text", "resumed_from": "number"}

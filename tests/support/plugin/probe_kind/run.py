@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -80,6 +81,8 @@ def run(ctx: StepContext) -> StepResult:
         "pid": os.getpid(),
         "lane": os.environ.get("CUDA_VISIBLE_DEVICES") or "cpu",
     }
+    for module in filter(None, spec.imports.split(",")):
+        importlib.import_module(module)
     if spec.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ballast = bytearray(spec.hog_mib << 20)

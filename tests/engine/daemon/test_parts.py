@@ -1,0 +1,192 @@
+"""The daemon's small parts: settings, config, doorbell, protocol, systemd unit, sweeping, space."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.daemon import config, doorbell, progress, protocol, space, sweeping, systemd
+from engine.daemon.settings import EngineSettings, worker_threads
+from engine.daemon.steps import step_key
+from engine.errors import BadInput, OutOfSpace, Refused
+from engine.paths import StatePaths
+from engine.store.schema import open_store
+from engine.store.submit import add_job
+from tests.support.plans import plan
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StatePaths:
+    return StatePaths(tmp_path / "state").ensure()
+
+
+def test_settings_are_checked(paths: StatePaths) -> None:
+    assert EngineSettings.load(paths) == EngineSettings()
+    config.set_value(paths, "engine.grace_s", "5")
+    paths.config.write_text("# mine\n" + paths.config.read_text())
+    config.set_value(paths, "engine.hub", True)
+    config.set_value(paths, "ui.theme", "dark")
+    assert paths.config.read_text().startswith("# mine\n")
+    settings = EngineSettings.load(paths)
+    assert (settings.grace_s, settings.hub) == (5.0, True)
+    assert config.load_config(paths)["ui"] == {"theme": "dark"}
+    for key, value, reason in (
+        ("engine.grace", 1, "did you mean engine.grace_s"),
+        ("engine.grace_s", "soon", ""),
+        ("engine.grace_s", -1, ""),
+        ("engine.hub", 1, ""),
+        ("grace_s", 1, "table.name"),
+    ):
+        before = paths.config.read_text()
+        with pytest.raises(BadInput) as caught:
+            config.set_value(paths, key, value)
+        assert reason in caught.value.hint
+        assert paths.config.read_text() == before
+    paths.config.write_text("[engine\n")
+    with pytest.raises(BadInput, match="can't be read"):
+        EngineSettings.load(paths)
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert worker_threads(0) == cores
+    assert worker_threads(1) == 1
+    assert worker_threads(4096) == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert worker_threads(0) == 1
+
+
+def test_the_doorbell_rings_in_a_deep_folder_and_never_blocks(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep-" + "x" * 120)
+    paths = StatePaths(deep).ensure()
+    assert not doorbell.ring(paths)
+    bell = doorbell.open_doorbell(paths)
+    try:
+        assert paths.doorbell.stat().st_mode & 0o777 == 0o600
+        for _ in range(2000):
+            # more than the socket's buffer holds: what does not fit is dropped
+            doorbell.ring(paths)
+        assert bell.recv(16) == b"!"
+        doorbell.drain(bell)
+        with pytest.raises(BlockingIOError):
+            bell.recv(16)
+    finally:
+        bell.close()
+    assert not doorbell.ring(paths)
+
+
+def test_protocol_lines() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        assert protocol.peer_uid(left) == os.getuid()
+        protocol.send_line(left, {"op": "hello"})
+        protocol.send_line(left, {"op": "status"})
+        buffer = bytearray()
+        assert protocol.receive_line(right, buffer) == {"op": "hello"}
+        assert protocol.receive_line(right, buffer) == {"op": "status"}
+        left.sendall(b"[1]\n")
+        with pytest.raises(ValueError, match="not an object"):
+            protocol.receive_line(right, buffer)
+        left.shutdown(socket.SHUT_WR)
+        assert protocol.receive_line(right, bytearray()) is None
+    assert protocol.version_key("0.10.2") > protocol.version_key("0.9.9")
+
+
+def test_the_unit_file(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELOPS_HOME", str(paths.root))
+    text = systemd.unit_text(paths)
+    assert f'Environment="MODELOPS_HOME={paths.root}"' in text
+    assert "KillMode=process" in text
+    assert f"ExecStart={sys.executable} -P -m engine.daemon" in text
+    if not systemd.fitness().user_bus:
+        with pytest.raises(Refused, match="user service") as caught:
+            systemd.install(paths)
+        assert "engine start" in caught.value.hint
+
+
+def test_run_folders_without_a_job_are_swept(paths: StatePaths) -> None:
+    conn = open_store(paths.jobs_db)
+    kept = add_job(conn, paths, plan())
+    (paths.runs / "000009-dead" / "attempts").mkdir(parents=True)
+    (paths.runs / ".new-abandoned").mkdir()
+    living = paths.runs / ".new-living"
+    living.mkdir()
+    held = os.open(living, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert set(sweeping.sweep_run_folders(conn, paths)) == {"000009-dead", ".new-abandoned"}
+    assert {p.name for p in paths.runs.iterdir()} == {kept, ".new-living"}
+    os.close(held)
+    conn.close()
+
+
+def test_space(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    space.require_space(paths)
+    space.keep_ballast(paths)
+    assert paths.ballast.stat().st_blocks * 512 >= space.BALLAST_BYTES
+    assert space.drop_ballast(paths)
+    assert not space.drop_ballast(paths)
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", str(10**9))
+    with pytest.raises(OutOfSpace, match="not enough space") as caught:
+        space.require_space(paths)
+    assert "must stay free" in caught.value.why
+    space.keep_ballast(paths)
+    assert not paths.ballast.exists()
+    assert space.file_system_of(Path("/proc")) == "proc"
+
+
+def test_progress_is_read_from_the_end_of_a_long_gap(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    assert progress.read_new(file, 0) == ([], 0)
+    line = '{"t": 1, "type": "progress", "done": %d, "total": 90000, "unit": "steps"}\n'
+    file.write_text("".join(line % n for n in range(20_000)) + '{"t": 2, "ty')
+    events, offset = progress.read_new(file, 0)
+    assert events[-1]["done"] == 19_999
+    assert len(events) < 20_000
+    assert file.stat().st_size - offset == len('{"t": 2, "ty')
+    with open(file, "a") as out:
+        out.write('pe": "metrics", "loss": 0.5, "tokens_per_s": 9.0}\n{"broken\n')
+    events, offset = progress.read_new(file, offset)
+    assert progress.columns(events) == {"last_loss": 0.5, "last_rate": 9.0, "last_event_at": 2}
+    assert offset == file.stat().st_size
+
+
+def test_the_key_of_a_step() -> None:
+    step = {"data": {"train": "tickets@v3"}, "lr": 1.0, "resources": {"threads": 1}}
+    versions = {"code_versions": {"finetune": "a"}, "data_versions": {"tickets@v3": "1"}}
+    key = step_key("finetune", step, versions)
+    assert key == step_key("finetune", {**step, "resources": {"threads": 8}}, versions)
+    assert key != step_key("finetune", {**step, "lr": 2.0}, versions)
+    assert key != step_key("evaluate", step, versions)
+    changed = {**versions, "data_versions": {"tickets@v3": "2"}}
+    assert key != step_key("finetune", step, changed)
+    other = {**versions, "data_versions": {"tickets@v3": "1", "unused@v1": "7"}}
+    assert key == step_key("finetune", step, other)
+    assert key != step_key("finetune", step, {**versions, "code_versions": {"finetune": "b"}})
+
+
+def test_a_second_engine_is_refused_before_anything_heavy(paths: StatePaths) -> None:
+    fd = os.open(paths.engine_lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    code = (
+        "import sys, runpy; sys.argv = ['engine']\n"
+        "try:\n    runpy.run_module('engine.daemon', run_name='__main__')\n"
+        "except SystemExit as leave:\n    heavy = [m in sys.modules for m in ('sqlite3', 'huey')]\n"
+        "    print(leave.code, *heavy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MODELOPS_HOME": str(paths.root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["75", "False", "False"]
+    assert "another engine runs" in done.stderr
+    os.close(fd)
