@@ -91,7 +91,7 @@ def _table(registry: Registry, view: ArtifactView, verified: bool) -> Mapping[st
         rows.append([node.relation.replace("_", " "), f"{known} ({node.manifest[7:19]})"])
     return {
         "title": f"Registered {view.name}@{view.version}",
-        "columns": ["", ""],
+        "columns": ["what", "value"],
         "rows": rows,
         "notes": [f"modelops-tui models verify {view.name}@{view.version} --deep"],
     }
