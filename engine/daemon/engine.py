@@ -20,7 +20,7 @@ from typing import Any
 from engine.daemon import attempts, progress, space, steps
 from engine.daemon.admission import Admission
 from engine.daemon.attempts import Running
-from engine.daemon.launch import attempt_spec, worker_environment
+from engine.daemon.launch import attempt_spec, resume_reason, worker_environment
 from engine.daemon.lock import try_lock
 from engine.daemon.settings import EngineSettings, worker_threads
 from engine.daemon.spare import Spare
@@ -249,7 +249,8 @@ class Engine:
                 self._event(step.job_id, step.attempt, step.name, "table", **table)
             self._moved(step.job_id, ended)
             return
-        attempt = run.claim(self.conn, step.expected, lane)
+        reason = resume_reason(self.paths, step)
+        attempt = run.claim(self.conn, step.expected, lane, reason)
         if attempt is None:
             return
         spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lane)

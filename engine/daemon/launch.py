@@ -13,6 +13,12 @@ from engine.paths import ENV_HOME, StatePaths
 from engine.worker.checkpoints import has_complete
 
 
+def resume_reason(paths: StatePaths, step: StepRow) -> str:
+    """``resumed from 12`` for a step that has a complete checkpoint already."""
+    newest = has_complete(paths.step_work(step.job_id, step.name) / "checkpoints")
+    return f"resumed from {newest}" if newest >= 0 else ""
+
+
 def attempt_spec(
     paths: StatePaths,
     settings: EngineSettings,
@@ -43,7 +49,7 @@ def attempt_spec(
         "memo_key": ready.memo_key,
         "code_version": (ready.plan.get("code_versions") or {}).get(step.kind),
         "checkpoint": newest,
-        "reason": f"resumed from {newest}" if newest >= 0 and attempt > 1 else "",
+        "reason": resume_reason(paths, step),
         "grace_s": settings.grace_s,
         "argv": [
             sys.executable,

@@ -57,7 +57,7 @@ class Ended:
     next_step: str | None = None
 
 
-def claim(conn: sqlite3.Connection, expected: Expected, lane: str) -> int | None:
+def claim(conn: sqlite3.Connection, expected: Expected, lane: str, reason: str = "") -> int | None:
     """Take a queued job for its next attempt; the lane's lock must be held already.
 
     Returns:
@@ -67,10 +67,10 @@ def claim(conn: sqlite3.Connection, expected: Expected, lane: str) -> int | None
     now = time.time()
     with transaction(conn):
         changed = conn.execute(
-            "UPDATE jobs SET state='running', attempt=attempt+1, lane=?, reason='',"
+            "UPDATE jobs SET state='running', attempt=attempt+1, lane=?, reason=?,"
             " started=COALESCE(started, ?) WHERE id=? AND state='queued' AND attempt=?"
             " AND step=? AND want IS NULL",
-            (lane, now, job_id, attempt, step),
+            (lane, reason, now, job_id, attempt, step),
         ).rowcount
         if changed != 1:
             return None

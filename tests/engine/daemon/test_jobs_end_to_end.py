@@ -299,3 +299,38 @@ def test_the_worker_environment(harness: Harness) -> None:
     assert os.readlink(f"/proc/{worker}/fd/1") == str(harness.jobs.log_path(job))
     harness.jobs.cancel(job, now=True)
     harness.wait_ended(20)
+
+
+def test_an_older_engine_hands_over_to_a_newer_client(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer program replaces the engine; the run that goes on is adopted."""
+    harness.start_engine()
+    job = harness.submit(steps=60, step_s=0.05)
+    harness.wait_for(lambda: harness.marked()["worker"])
+    old, worker = client.hello(harness.paths), harness.marked()["worker"]
+    assert old is not None
+    for name, value in harness.env.items():
+        monkeypatch.setenv(name, value)
+    # the same version changes nothing
+    assert client.ensure(harness.paths)["pid"] == old["pid"]
+    monkeypatch.setattr("engine.daemon.protocol.program_version", lambda: "999.0")
+    new = client.ensure(harness.paths)
+    assert new["pid"] != old["pid"]
+    assert harness.marked()["worker"] == worker
+    harness.wait_ended(30, keep_engine=False)
+    assert [a.state for a in harness.jobs.attempts(job)] == ["succeeded"]
+    client.stop(harness.paths)
+
+
+def test_an_engine_that_cannot_start_shows_the_end_of_its_log(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.errors import EngineUnavailable
+
+    for name, value in harness.env.items():
+        monkeypatch.setenv(name, value)
+    harness.paths.config.write_text("[engine]\ngrace_s = 'soon'\n")
+    with pytest.raises(EngineUnavailable, match="could not be started") as caught:
+        client.start(harness.paths)
+    assert "engine.grace_s is not valid" in caught.value.why
