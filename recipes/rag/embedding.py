@@ -121,10 +121,13 @@ class Embedder:
         import torch
         from transformers import AutoModel  # 2.3 CPU-s
 
+        from recipes.loading.quiet import quiet_libraries
+
         kind = getattr(torch, self.dtype) if self.dtype != "auto" else _best_dtype(self.device)
-        model = AutoModel.from_pretrained(
-            str(self.location.path), dtype=kind, local_files_only=True, add_pooling_layer=False
-        )
+        with quiet_libraries():
+            model = AutoModel.from_pretrained(
+                str(self.location.path), dtype=kind, local_files_only=True, add_pooling_layer=False
+            )
         return model.eval().to(self.device)
 
     def encode(

@@ -121,7 +121,7 @@ def _textual(data: bytes, path: Path, *, html: bool) -> Document:
     if front:
         title, date, tags = _front_matter(front[1])
         # blanked, not cut: offsets keep counting the file's own characters
-        text = " " * front.end() + text[front.end() :]
+        text = re.sub(r"[^\n]", " ", front[0]) + text[front.end() :]
     if not title and markdown:
         heading = re.search(r"^# +(.+?) *#*$", text, re.MULTILINE)
         title = heading[1] if heading else ""

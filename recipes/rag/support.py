@@ -36,7 +36,8 @@ _STOP = frozenset(_STOP_TEXT.split())
 
 def content_words(text: str) -> list[str]:
     """Words that carry meaning: lower case, lightly stemmed, without stop words."""
-    return [stem(w) for w in _WORD.findall(text.lower()) if w not in _STOP and len(w) > 1]
+    words = _WORD.findall(text.lower())
+    return [stem(w) for w in words if w not in _STOP and (len(w) > 1 or w.isdigit())]
 
 
 def stem(word: str) -> str:

@@ -395,7 +395,7 @@ def maintain(generation: Generation, language: str, *, first: bool) -> None:
     tail = max((s.num_unindexed_rows for s in tails if s is not None), default=0)
     if first or fragments > COMPACT_FRAGMENTS or tail > TAIL_ROWS:
         # nobody reads a first generation yet: its old versions can go at once
-        table.optimize(cleanup_older_than=timedelta(0) if first else timedelta(hours=1))
+        table.optimize(cleanup_older_than=timedelta(seconds=1 if first else 3600))
 
 
 def _paths(paths: list[str]) -> str:

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from engine.data.sql import run_sql
+from engine.data.versions import import_rows
+from engine.errors import BadInput, Refused
+from engine.paths import StatePaths
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StatePaths:
+    paths = StatePaths(tmp_path / "state").ensure()
+    for rows in ([1, 2], [1, 2, 3]):
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps({"id": i, "label": f"row {i}"}) + "\n" for i in rows))
+        import_rows(file, "tickets", paths)
+    return paths
+
+
+def test_versions_join(paths: StatePaths) -> None:
+    query = 'select n.id from tickets n left join "tickets@v1" o using (id) where o.id is null'
+    assert run_sql(query, paths).rows == ((3,),)
+
+
+def test_limit_and_names(paths: StatePaths) -> None:
+    found = run_sql("select id, id, label from tickets order by id", paths, limit=2)
+    assert found.columns == ("id", "id_2", "label")
+    assert (len(found.rows), found.truncated) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "drop table tickets", "create table x as select 1", "copy (select 1) to '/tmp/x'",
+        "attach '/tmp/x.db'", "set enable_external_access = true", "install httpfs",
+        "select * from read_csv('/etc/passwd')", "select * from read_text('/etc/passwd')",
+        "insert into tickets values (9, 'x')", "pragma database_list", "call pragma_version()",
+    ],
+)  # fmt: skip
+def test_only_reads_and_no_files(paths: StatePaths, query: str) -> None:
+    with pytest.raises(Refused):
+        run_sql(query, paths)
+
+
+@pytest.mark.parametrize(
+    ("query", "what"),
+    [
+        ("select 1; select 2", "one statement"),
+        ("selec 1", "syntax"),
+        ("select nope from tickets", "nope"),
+        ("select * from '/etc/passwd'", "does not exist"),
+    ],
+)
+def test_mistakes_are_told(paths: StatePaths, query: str, what: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        run_sql(query, paths)
+    assert what in caught.value.what.lower() + caught.value.why.lower()
+
+
+def test_a_python_variable_is_no_table(paths: StatePaths) -> None:
+    import pyarrow as pa
+
+    hidden = pa.table({"a": [1]})
+    with pytest.raises(BadInput):
+        run_sql("select * from hidden", paths)
+    assert hidden.num_rows == 1
+
+
+def test_jobs_and_metrics(paths: StatePaths) -> None:
+    store = sqlite3.connect(paths.jobs_db)
+    store.execute("create table jobs (id text, state text, created real, error text)")
+    store.execute("insert into jobs values ('000001-ab', 'succeeded', 1.5, null)")
+    store.commit()
+    store.close()
+    run = paths.run_dir("000001-ab")
+    run.mkdir(parents=True)
+    events = [
+        {"t": 1, "step": "train", "type": "metrics", "done": 1, "loss": 3.0},
+        {"t": 2, "step": "train", "type": "metrics", "done": 2, "loss": 2.0},
+        {"t": 3, "step": "train", "type": "metrics", "done": 2, "loss": 1.5},
+        {"t": 4, "step": "train", "type": "note", "text": '"metrics"'},
+    ]
+    text = "".join(json.dumps(e) + "\n" for e in events) + '{"type": "metrics", "done'
+    (run / "events.jsonl").write_text(text)
+    joined = "jobs j join metrics m on m.job_id = j.id"
+    query = f"select j.state, min(m.loss), count(*) from {joined} group by 1"
+    assert run_sql(query, paths).rows == (("succeeded", 1.5, 2),)
+
+
+def test_a_fresh_state_directory_answers(tmp_path: Path) -> None:
+    empty = StatePaths(tmp_path / "empty").ensure()
+    assert run_sql("select count(*) from jobs", empty).rows == ((0,),)
+    assert run_sql("select count(*) from metrics", empty).rows == ((0,),)
+    assert run_sql("select count(*) from artifacts", empty).rows == ((0,),)

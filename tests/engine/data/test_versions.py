@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.data.history import diff, export, iterate, restore, rows_page, statistics, vacuum
+from engine.data.publish import publish_version
+from engine.data.reading import iterate_rows
+from engine.data.versions import Dataset, import_rows, open_dataset, remove
+from engine.errors import BadInput, Conflict, NotFound, Refused
+from engine.paths import StatePaths
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StatePaths:
+    return StatePaths(tmp_path / "state").ensure()
+
+
+def rows_file(tmp_path: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> Path:
+    file = tmp_path / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def put(tmp_path: Path, paths: StatePaths, rows: list[dict[str, Any]], **options: Any) -> Dataset:
+    import_rows(rows_file(tmp_path, rows), "tickets", paths, **options)
+    return open_dataset("tickets", paths)
+
+
+def rows_of(dataset: Dataset, version: int) -> list[dict[str, Any]]:
+    return list(iterate(dataset, version))
+
+
+ONE = [{"id": 1, "text": "2024-01-31"}, {"id": 2, "text": "b"}]
+
+
+def test_the_first_import_is_version_1_and_types_stay(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    (version,) = dataset.versions()
+    assert (version.version, version.rows, version.operation) == (1, 2, "overwrite")
+    assert rows_of(dataset, 1) == ONE, "a text that looks like a date stays a text"
+
+
+def test_order_is_kept_over_many_batches(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"id": i} for i in range(12_000)])
+    assert [r["id"] for r in rows_of(dataset, 1)] == list(range(12_000))
+    page = rows_page(dataset, 1, offset=11_990, limit=5)
+    assert [r["id"] for r in page.rows] == list(range(11_990, 11_995))
+    assert page.total == 12_000
+
+
+def test_append_merge_overwrite_and_time_travel(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    put(tmp_path, paths, [{"id": 3, "text": "c", "extra": 1.5}], mode="append")
+    merged = [{"id": 2, "text": "changed"}, {"id": 4, "text": "d"}]
+    put(tmp_path, paths, merged, mode="merge", key=("id",))
+    put(tmp_path, paths, [{"other": True}])
+    assert [v.operation for v in dataset.versions()] == [
+        "overwrite",
+        "merge",
+        "append",
+        "overwrite",
+    ]
+    assert rows_of(dataset, 1) == ONE
+    assert {r["id"]: r["text"] for r in rows_of(dataset, 3)} == {
+        1: "2024-01-31", 2: "changed", 3: "c", 4: "d",
+    }  # fmt: skip
+    assert rows_of(dataset, 4) == [{"other": True}]
+
+
+def test_importing_the_same_source_makes_no_version(tmp_path: Path, paths: StatePaths) -> None:
+    put(tmp_path, paths, ONE)
+    version, fresh = import_rows(tmp_path / "rows.jsonl", "tickets", paths)
+    assert (version.version, fresh) == (1, False)
+
+
+def test_selectors(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    between = datetime.now(UTC).isoformat()
+    time.sleep(0.02)
+    put(tmp_path, paths, [{"id": 9}])
+    dataset.tag("golden", 1)
+    for selector, number in (
+        (None, 2), ("latest", 2), ("v1", 1), ("1", 1), ("golden", 1), (between, 1),
+        (datetime.now().date().isoformat(), 2),
+    ):  # fmt: skip
+        assert dataset.resolve(selector) == number, selector
+    for selector in ("v7", "silver", "1999-01-01"):
+        with pytest.raises(NotFound):
+            dataset.resolve(selector)
+
+
+@pytest.mark.parametrize("tag", ["v3", "3", "latest", "2024-01-01", "Up", "../x", ""])
+def test_hostile_tags_are_refused(tmp_path: Path, paths: StatePaths, tag: str) -> None:
+    with pytest.raises(BadInput):
+        put(tmp_path, paths, ONE).tag(tag, 1)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "A", "a/b", ".hidden", "x" * 101])
+def test_hostile_names_are_refused(tmp_path: Path, paths: StatePaths, name: str) -> None:
+    with pytest.raises(BadInput):
+        import_rows(rows_file(tmp_path, ONE), name, paths)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"a": 1}\n{"a": \n', "rows.jsonl:2"),
+        ("[1, 2]\n", "not an object"),
+        ('{"a": 1}\n{"a": "x"}\n', "mixes types"),
+        ("", "no row"),
+        ('{"a": 1}\n{}\n', "empty object"),
+    ],
+)
+def test_broken_sources_leave_nothing_behind(
+    tmp_path: Path, paths: StatePaths, text: str, what: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        import_rows(file, "tickets", paths)
+    assert what in str(caught.value)
+    assert not (paths.datasets / "tickets").exists()
+    with pytest.raises(NotFound):
+        open_dataset("tickets", paths)
+
+
+def test_a_failed_import_keeps_the_versions(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    with pytest.raises(BadInput):
+        put(tmp_path, paths, [{"id": 1}, {"id": 1}], mode="merge", key=("id",))
+    with pytest.raises(BadInput, match="no column nope"):
+        put(tmp_path, paths, [{"id": 1}], mode="merge", key=("nope",))
+    assert len(dataset.versions()) == 1
+    assert rows_of(dataset, 1) == ONE
+
+
+def test_csv_numbers_only_where_every_value_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("n,zip,mixed,f,empty\n1,01234,2,0.5,\n2,99999,x,1,\n")
+    assert list(iterate_rows(file)) == [
+        {"n": 1, "zip": "01234", "mixed": "2", "f": 0.5, "empty": None},
+        {"n": 2, "zip": "99999", "mixed": "x", "f": 1.0, "empty": None},
+    ]
+    file.write_text("a,b\n1,2,3\n")
+    with pytest.raises(BadInput, match="does not have 2 fields"):
+        list(iterate_rows(file))
+
+
+def test_nested_rows_and_nulls_survive(tmp_path: Path, paths: StatePaths) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "hi"}], "none": None},
+        {"messages": [{"role": "user", "content": "x", "name": "n"}], "none": None},
+    ]
+    dataset = put(tmp_path, paths, rows)
+    assert rows_of(dataset, 1)[1]["messages"][0]["name"] == "n"
+    columns = {c.name: c for c in statistics(dataset, 1)}
+    assert columns["none"].nulls == 2
+    assert columns["messages"].minimum is None
+
+
+def test_diff_with_and_without_a_key(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"id": 1, "t": "a"}, {"id": 2, "t": "b"}, {"id": 3, "t": "c"}])
+    put(tmp_path, paths, [{"id": 1, "t": "a"}, {"id": 2, "t": "B"}, {"id": 4, "t": "d", "n": 1}])
+    plain, keyed = diff(dataset, 1, 2), diff(dataset, 1, 2, ("id",))
+    assert (plain.added, plain.removed) == (2, 2)
+    assert (keyed.added, keyed.removed, keyed.changed) == (1, 1, 1)
+    assert keyed.columns_added == ("n",)
+
+
+def test_restore_and_export(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    put(tmp_path, paths, [{"id": 9, "text": "z"}])
+    assert restore(dataset, 1).operation == "restore"
+    assert rows_of(dataset, dataset.latest()) == ONE
+    for name in ("out.jsonl", "out.csv", "out.parquet"):
+        assert export(dataset, 1, tmp_path / name) == 2
+        assert list(iterate_rows(tmp_path / name)) == ONE
+    with pytest.raises(BadInput, match="exists"):
+        export(dataset, 1, tmp_path / "out.csv")
+
+
+def test_vacuum_keeps_tags_lineage_and_the_newest(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"id": 1}])
+    for number in (2, 3, 4):
+        put(tmp_path, paths, [{"id": number}])
+    dataset.tag("golden", 1)
+    publish_version(dataset, 2, paths)
+    told = vacuum(dataset, 0)
+    assert (told.dry_run, told.files) == (True, 1)
+    done = vacuum(dataset, 0, dry_run=False)
+    assert done.files == 1
+    assert set(done.kept) == {1, 2, 4}
+    assert [rows_of(dataset, n) for n in (1, 2, 4)] == [[{"id": 1}], [{"id": 2}], [{"id": 4}]]
+    with pytest.raises(NotFound, match="can't be restored"):
+        restore(dataset, 3)
+
+
+def test_a_published_version_is_the_same_artifact_and_verified(
+    tmp_path: Path, paths: StatePaths
+) -> None:
+    from engine.data import resolve_data
+    from engine.registry import Registry
+
+    dataset = put(tmp_path, paths, ONE)
+    first = publish_version(dataset, 1, paths)
+    assert publish_version(dataset, 1, paths) == first
+    put(tmp_path, paths, [{"id": 3}])
+    publish_version(dataset, 2, paths)
+    artifact = Registry.open(paths).resolve("tickets@2")
+    assert ("previous_version", first) in artifact.parents
+    location = resolve_data("tickets@v1", paths)
+    assert (location.version, location.manifest) == ("v1", first)
+    assert list(iterate_rows(location.path)) == ONE
+
+
+def test_a_published_dataset_is_not_removed_by_accident(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    publish_version(dataset, 1, paths)
+    with pytest.raises(Refused):
+        remove("tickets", paths)
+    remove("tickets", paths, force=True)
+    with pytest.raises(NotFound):
+        open_dataset("tickets", paths)
+
+
+def test_one_writer_at_a_time(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE)
+    with dataset.writing(), pytest.raises(Conflict):
+        put(tmp_path, paths, [{"id": 5}])
+    assert rows_of(dataset, 1) == ONE

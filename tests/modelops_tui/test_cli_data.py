@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    def call(*arguments: str, status: int = 0) -> str:
+        env = {**os.environ, "MODELOPS_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "modelops_tui", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False
+        )
+        assert done.returncode == status, done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    return call
+
+
+def test_import_list_show_sql_and_back(run, tmp_path: Path) -> None:
+    (tmp_path / "tickets.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n')
+    made = json.loads(run("data", "import", "tickets.jsonl", "--json"))
+    assert (made["version"], made["rows"]) == ("v1", 2)
+    assert made["manifest"].startswith("sha256:")
+    (tmp_path / "more.jsonl").write_text('{"id": 3, "text": "c"}\n')
+    run("data", "import", "more.jsonl", "tickets", "--append")
+    (listed,) = json.loads(run("data", "list", "--json"))
+    assert (listed["name"], listed["latest"], listed["rows"]) == ("tickets", "v2", 3)
+    shown = json.loads(run("data", "show", "tickets@v1", "--json"))
+    assert [r["id"] for r in shown["rows"]] == [1, 2]
+    query = 'select count(*) as n from "tickets@v1"'
+    assert json.loads(run("data", "sql", query, "--json")) == [{"n": 2}]
+    run("data", "tag", "tickets@v1", "golden")
+    run("data", "restore", "tickets@golden")
+    assert "-1" not in run("data", "diff", "tickets", "v1", "latest")
+    run("data", "export", "tickets@golden", "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("id,text\n1,a\n")
+
+
+def test_mistakes_have_their_exit_status(run, tmp_path: Path) -> None:
+    assert "does not exist" in run("data", "import", "nope.jsonl", status=3)
+    assert "no dataset" in run("data", "show", "nope", status=3)
+    assert "not a read" in run("data", "sql", "drop table x", status=5)
+    (tmp_path / "bad.jsonl").write_text("{")
+    assert "bad.jsonl:1" in run("data", "import", "bad.jsonl", status=2)
