@@ -248,10 +248,13 @@ def keys_document(place_filter: str | None = None) -> str:
             continue
         lines += ["", f"## {title}", "", "| keys | what it does | id |", "|---|---|---|"]
         lines += [
-            f"| {' '.join(f'`{shown(k)}`' for k in a.keys.split(','))} | {a.description} | `{a.id}` |"
-            for a in actions
+            f"| {_keys_cell(action)} | {action.description} | `{action.id}` |" for action in actions
         ]
     return "\n".join(lines) + "\n"
+
+
+def _keys_cell(action: Action) -> str:
+    return " ".join(f"`{shown(key)}`" for key in action.keys.split(","))
 
 
 _SHOWN = {

@@ -42,7 +42,7 @@ class JobsScreen(WorkScreen):
     """Holds what the bridge told it; nothing of it is needed to reopen."""
 
     NAME = "jobs"
-    BINDINGS = [*bindings("jobs"), *bindings("panes")]
+    BINDINGS = [*bindings("jobs"), *bindings("panes")]  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()

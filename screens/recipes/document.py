@@ -76,7 +76,7 @@ class RecipeDocument:
 
 
 def parsed(text: str, expected: str = "") -> Any:
-    """``text`` as TOML where it is, else as a string; where text is expected a number stays text."""
+    """``text`` as TOML, else as a string; where text is expected a number stays text."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

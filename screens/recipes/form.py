@@ -104,8 +104,13 @@ class FormScreen(Screen[Path | None]):
                 if kind in known
                 for view in recipes.keys(kind)
             ]
+
         # what the recipe sets comes first, then what it must set
-        return sorted(keys, key=lambda k: (self.document.get(k.place) is None, not k.view.required))
+        def rank(key: FormKey) -> tuple[bool, bool]:
+            missing = self.document.get(key.place) is None
+            return (missing, missing and not key.view.required)
+
+        return sorted(keys, key=rank)
 
     def _show_rows(self) -> None:
         wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
