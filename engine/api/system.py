@@ -120,9 +120,12 @@ class System:
 
     def settings(self) -> dict[str, Any]:
         """``config.toml`` as nested tables, defaults of the engine's own settings included."""
-        from engine.daemon.config import load_config
+        from dataclasses import asdict
 
-        return load_config(self._paths)
+        from engine.daemon.settings import EngineSettings
+        from engine.settings import read
+
+        return {**read(self._paths), "engine": asdict(EngineSettings.load(self._paths))}
 
     def setting_views(self) -> tuple[SettingView, ...]:
         """Every setting with its value, default and meaning.

@@ -299,16 +299,29 @@ def test_the_wall_clock_jumps_by_years(harness: Harness) -> None:
     assert violations(harness, checkpoint_every=5) == []
 
 
-def test_the_engine_survives_a_hang_up(harness: Harness) -> None:
+#: How a shell on a terminal may start the engine (``{start}``): each is the shipped way.
+WAYS = {
+    "foreground": "{start}; echo started; sleep 60",
+    "background": "{start} & wait; echo started; sleep 60",
+    "nohup": "nohup {start} >/dev/null 2>&1; echo started; sleep 60",
+    "pipe": "{start} | cat; echo started; sleep 60",
+    "subshell": "( {start} ); echo started; sleep 60",
+    "interactive": "set -m; {start} & wait; echo started; sleep 60",
+}
+
+
+@pytest.mark.parametrize(
+    "way", [*list(WAYS)[:2], *(pytest.param(w, marks=pytest.mark.nightly) for w in list(WAYS)[2:])]
+)
+def test_the_engine_survives_a_hang_up(harness: Harness, way: str) -> None:
     """Started from a shell on a terminal that then goes away (the SSH line drops)."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(harness.env)
-        script = "from engine.daemon import client; from engine.paths import StatePaths;"
-        script += "client.ensure(StatePaths.default())"
-        os.execvp("sh", ["sh", "-c", f"{sys.executable} -c '{script}'; echo started; sleep 60"])
+        start = f"{sys.executable} -m modelops_tui engine start"
+        os.execvp("bash", ["bash", "-c", WAYS[way].format(start=start)])
     output = b""
-    while b"started" not in output:
+    while b"started\r\n" not in output:
         output += os.read(terminal, 1024)
     # closing the master hangs up the session: SIGHUP to its foreground group
     os.close(terminal)
