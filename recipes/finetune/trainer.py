@@ -35,6 +35,14 @@ def saving_mixin(base: Any) -> Any:
     class Saving(base):  # type: ignore[misc]
         watch: Watch
 
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """The card is ours, written from what happened."""
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            # generating methods hand over rows without tokens; they count their answers
+            self.watch.tokens_seen += count_tokens(inputs)
+            return super().training_step(model, inputs, *rest, **more)
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             step = self.state.global_step
             folder = Path(self.args.output_dir) / f"checkpoint-{step}"
@@ -118,7 +126,6 @@ def supervised_trainer(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            watch.tokens_seen += _tokens(inputs)
             context = torch.autocast(device_type, dtype=autocast) if autocast else nullcontext()
             with context:
                 if selecting:
@@ -163,6 +170,14 @@ def drop_printers(trainer: Any) -> None:
     trainer.remove_callback(ProgressCallback)
 
 
-def _tokens(inputs: dict[str, Any]) -> int:
-    mask = inputs.get("attention_mask")
-    return int(mask.sum()) if mask is not None else int(inputs["input_ids"].numel())
+def count_tokens(inputs: Any) -> int:
+    """Tokens of a batch without padding, whatever its keys are called."""
+    if not isinstance(inputs, dict):
+        return 0
+    total = 0
+    for key, value in inputs.items():
+        if not key.endswith("input_ids") or not hasattr(value, "numel"):
+            continue
+        mask = inputs.get(key.replace("input_ids", "attention_mask"))
+        total += int(mask.sum()) if mask is not None else int(value.numel())
+    return total

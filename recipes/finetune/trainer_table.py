@@ -82,7 +82,6 @@ def generate() -> dict[str, Any]:
     """The table as the installed libraries have it. Imports transformers and TRL (6 CPU-s)."""
     import transformers
     import trl
-    from trl.experimental.kto import KTOConfig
     from trl.experimental.orpo import ORPOConfig
 
     base = _arguments(transformers.TrainingArguments)
@@ -92,7 +91,7 @@ def generate() -> dict[str, Any]:
     }
     for name, kind in (
         ("dpo", trl.DPOConfig),
-        ("kto", KTOConfig),
+        ("kto", trl.KTOConfig),
         ("orpo", ORPOConfig),
         ("grpo", trl.GRPOConfig),
     ):

@@ -25,6 +25,19 @@ _KEPT_CHECKPOINTS = 2
 _MIN_EVENT_GAP = 0.1
 _COUNTS = "watch.json"
 
+#: What TRL logs, and what it is called in our events and metrics.
+METHOD_METRICS = {
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+    "kl": "kl",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "completions/mean_length": "answer_tokens",
+    "accuracy": "accuracy",
+}
+
 
 @dataclass
 class Watch:
@@ -51,6 +64,8 @@ class Watch:
     last_loss: float = math.nan
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    latest: dict[str, float] = field(default_factory=dict)
+    """The newest further numbers of the method (rewards, accuracies), as logged."""
     stopping: bool = False
     _began: float = 0.0
     _tokens_at_start: int = 0
@@ -100,6 +115,7 @@ class Watch:
             raise self._not_a_number(step, loss, rate)
         self.last_loss = loss
         self.losses.append((step, loss))
+        self.latest.update({key: float(logs[key]) for key in METHOD_METRICS if key in logs})
         now = time.monotonic()
         if now - self._told_at < _MIN_EVENT_GAP and step < self.total:
             return
@@ -118,7 +134,12 @@ class Watch:
             tokens_seen=self.tokens_seen,
             peak_memory_bytes=peak_memory_bytes(self.ctx.device),
             eta_s=round((self.total - step) * spent / done_here, 1),
+            **self.method_metrics(),
         )
+
+    def method_metrics(self) -> dict[str, float]:
+        """The newest numbers of the method under our names."""
+        return {METHOD_METRICS[key]: value for key, value in self.latest.items()}
 
     def _not_a_number(self, step: int, loss: float, rate: float) -> StepFailed:
         before = [value for _, value in self.losses[-5:]]
