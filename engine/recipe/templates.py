@@ -91,7 +91,9 @@ def _keys(fields: Iterable[Field]) -> list[str]:
         if item.required:
             lines.append(f"{item.path[-1]} = {toml_value(_example(item))}")
         elif item.default is None:
-            lines.append(f"# {item.path[-1]} =")
+            empty = {"a table": " {}", "a list": " []"}
+            value = next((v for k, v in empty.items() if item.expected.startswith(k)), "")
+            lines.append(f"# {item.path[-1]} ={value}")
         else:
             lines.append(f"# {item.path[-1]} = {toml_value(item.default)}")
     return [line for i, line in enumerate(lines) if line or i]
