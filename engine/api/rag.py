@@ -120,6 +120,16 @@ class Rag:
         """
         yield from self._service.call("sync", folder=folder, index=index, **options)
 
+    def watch(self, folder: str, index: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Keep an index up to date until the iterator is closed: ``synced`` after each change.
+
+        Args:
+            folder: a folder.
+            index: name of the index.
+            options: those of :meth:`sync`, and ``sweep``: seconds between looks without a change.
+        """
+        yield from self._service.call("watch", folder=folder, index=index, **options)
+
     def search(self, index: str, query: str, k: int = 10, **options: Any) -> Retrieval:
         """The best chunks for a query.
 

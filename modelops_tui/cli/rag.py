@@ -33,12 +33,17 @@ def sync(
     include: Annotated[list[str] | None, typer.Option(help="Only these globs.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Never these globs.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Anew, then switch.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on at every change; ctrl+c.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make an index of a folder, or bring it up to date: only what changed is embedded."""
     out.choose(as_json=as_json)
     index = name or Path(folder).name.lower().replace(" ", "-")
-    events = Workbench().rag.sync(
+    rag = Workbench().rag
+    if watch:
+        _watch(rag.watch(folder, index, model=model, language=language))
+        return
+    events = rag.sync(
         folder, index, model=model, language=language, include=include, exclude=exclude,
         rebuild=rebuild,
     )  # fmt: skip
@@ -48,6 +53,20 @@ def sync(
             _show_report(index, event["result"])
         else:
             out.status(f"{event['done']}/{event['total']} files  {event['name']}")
+
+
+def _watch(events: Any) -> None:
+    try:
+        for event in events:
+            if event["type"] == "synced":
+                report = event["report"]
+                counts = f"{report['documents']} documents, {report['chunks']} chunks"
+                when = datetime.now().astimezone().isoformat(timespec="seconds")
+                out.line(f"{when} {event['changed']} changed; {counts}, {report['seconds']:.1f} s")
+            elif event["type"] == "progress":
+                out.status(f"{event['done']}/{event['total']} files  {event['name']}")
+    except KeyboardInterrupt:
+        out.say("no longer watching; the index stays as it is")
 
 
 def _show_report(index: str, report: dict[str, Any]) -> None:

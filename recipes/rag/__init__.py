@@ -15,6 +15,7 @@ KIND = Kind(
     check="recipes.rag.check:check",
     actions={
         "sync": "recipes.rag.actions:sync",
+        "watch": "recipes.rag.actions:watch",
         "search": "recipes.rag.actions:search",
         "ask": "recipes.rag.actions:ask",
         "inspect": "recipes.rag.actions:inspect",

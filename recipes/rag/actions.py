@@ -67,6 +67,20 @@ def sync(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     return dataclasses.asdict(report)
 
 
+def watch(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
+    """Sync, then again at every change of the folder, until the caller closes the stream."""
+    from recipes.rag.watch import Watcher
+
+    folder = resolve_data(str(params["folder"]), paths).path
+    with Watcher(Path(folder), float(params.pop("sweep", 60.0))) as watcher:
+        emit({"type": "phase", "name": "watching", "notified": watcher.notified})
+        while True:
+            report = sync(params, emit, paths)
+            changed = sum(report[n] for n in ("added", "changed", "removed", "renamed"))
+            emit({"type": "synced", "changed": changed, "report": report})
+            watcher.wait()
+
+
 def search(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """The best chunks. Params: index, query, k, path, tags, since, until, settings."""
     del emit
