@@ -41,6 +41,9 @@ def build_model(
         paths=paths,
         quantization=_four_bit(precision) if spec.train.method == "qlora" else None,
     )
+    # unpacking a packaged base draws random numbers, a base unpacked before does not: without this
+    # the first run on a machine would begin with other adapters than every later one
+    torch.manual_seed(spec.seed)
     model.config.use_cache = False
     if spec.train.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
