@@ -48,11 +48,11 @@ def build_model(
     if spec.train.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if adapters:
-        return with_adapters(model, spec)
+        return with_adapters(model, spec, precision)
     return model.float()
 
 
-def with_adapters(model: Any, spec: FinetuneSpec) -> Any:
+def with_adapters(model: Any, spec: FinetuneSpec, precision: Precision) -> Any:
     """Put fresh LoRA (or DoRA) adapters on ``model``; everything else is frozen."""
     import torch
 
@@ -81,6 +81,11 @@ def with_adapters(model: Any, spec: FinetuneSpec) -> Any:
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+    if precision.autocast and spec.train.method == "lora":
+        for module in wrapped.modules():
+            if hasattr(module, "lora_A"):
+                # autocast casts the adapter's weights once; PEFT would copy every input to fp32
+                module.cast_input_dtype_enabled = False
     return wrapped
 
 

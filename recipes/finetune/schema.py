@@ -176,6 +176,6 @@ DEFAULT_LEARNING_RATES: dict[str, float] = {
     "dpo": 5e-6,
     "kto": 5e-6,
     "orpo": 8e-6,
-    "reward": 1e-5,
+    "reward": 1e-3,
     "grpo": 1e-5,
 }
