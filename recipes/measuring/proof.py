@@ -18,6 +18,9 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     import numpy as np
 
+    from recipes.measuring.measure import Scorer
+    from recipes.measuring.torch_model import TorchScorer
+
     Array = np.ndarray[Any, Any]
 
 #: Mean KL (nats) of a file that only changed its format: rounding of activations stays far below, a
@@ -153,15 +156,70 @@ def judge(reference: SourceAnswer, tokens: Sequence[int], allowed: float) -> Cas
     return Case(reference.text, same, len(want), want[same], have, gap, gap <= allowed)
 
 
+def exact_case(text: str, want: Sequence[int], have: Sequence[int]) -> Case:
+    """A case where nothing may differ: a copy."""
+    pairs = zip(want, have, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(want), len(have)))
+    if same == len(want) == len(have):
+        return Case(text, same, len(want), None, None, 0.0, True)
+    first = want[same] if same < len(want) else None
+    second = have[same] if same < len(have) else None
+    return Case(text, same, len(want), first, second, float("inf"), False)
+
+
+def spread(scorer: Scorer, answers: Sequence[SourceAnswer]) -> tuple[float, float]:
+    """Mean KL and noise over the source's own answers, where no measured text is at hand.
+
+    Returns:
+        mean KL(source || result), and the largest change of a chosen token's log-probability.
+    """
+    import numpy as np
+
+    from recipes.measuring.measure import log_softmax
+
+    divergences, changes = [], []
+    for a in answers:
+        logits = scorer.logits([*a.prompt, *a.tokens])[len(a.prompt) - 1 : -1]
+        source = a.log_probs.astype(np.float32)
+        result = log_softmax(np.array(logits[:, : source.shape[1]], np.float32))
+        p = np.exp(source)
+        divergences.append((p * (source - result)).sum(1) / p.sum(1))
+        rows = np.arange(len(a.tokens))
+        changes.append(np.abs(result[rows, list(a.tokens)] - source[rows, list(a.tokens)]))
+    if not divergences:
+        return 0.0, 0.0
+    return (
+        max(float(np.concatenate(divergences).mean()), 0.0),
+        float(np.concatenate(changes).max()),
+    )
+
+
+def prove_torch(
+    result: TorchScorer, answers: Sequence[SourceAnswer], stops: Sequence[int]
+) -> Proof:
+    """Round trip through transformers of a result that must not differ but by rounding."""
+    kl, noise = spread(result, answers)
+    allowed = max(LOSSLESS_GAP, NOISE_FACTOR * noise)
+    problems = []
+    if kl > LOSSLESS_KL:
+        problems.append(f"the mean KL divergence over the answers is {kl:.4f}")
+    cases = tuple(
+        judge(a, result.generate(a.prompt, len(a.tokens), stops), allowed) for a in answers
+    )
+    problems += [c.describe(allowed) for c in cases if not c.accepted]
+    return Proof(cases, allowed, True, True, True, 0.0, tuple(problems))
+
+
 def prove_gguf(
     path: Path,
     answers: Sequence[SourceAnswer],
     tokenizer: Any,
     *,
     stops: Sequence[int],
-    noise: float,
+    noise: float | None,
     threads: int,
     gpu_layers: int = 0,
+    lossless: bool = False,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Round trip through llama.cpp.
@@ -171,20 +229,26 @@ def prove_gguf(
         answers: what the source said.
         tokenizer: the source's.
         stops: token ids that must end a generation.
-        noise: change of log-probabilities measured for this result (nats, 99.9th percentile).
+        noise: change of log-probabilities measured for this result (nats, 99.9th percentile);
+            None: it is measured on the answers themselves.
         threads: CPU threads.
         gpu_layers: layers on the GPU.
+        lossless: nothing was quantized: the mean KL over the answers must be almost zero, too.
         check_stop: raises when the step is to stop.
     """
     from recipes.gguf.runtime import GgufModel
 
-    allowed = max(LOSSLESS_GAP, NOISE_FACTOR * noise)
     longest = max((len(a.prompt) + len(a.tokens) for a in answers), default=1)
     problems: list[str] = []
     cases = []
     tokens = 0
     seconds = 0.0
     with GgufModel(path, context=longest + 8, threads=threads, gpu_layers=gpu_layers) as model:
+        if noise is None:
+            kl, noise = spread(model, answers)
+            if lossless and kl > LOSSLESS_KL:
+                problems.append(f"the mean KL divergence over the answers is {kl:.4f}")
+        allowed = max(LOSSLESS_GAP, NOISE_FACTOR * noise)
         stops_same = all(model.ends(stop) for stop in stops)
         if not stops_same:
             missing = [s for s in stops if not model.ends(s)]

@@ -32,7 +32,7 @@ def prepare_bench(
     from recipes.quantize.importance import calibration_stream, load_importance
 
     texts, heads, notes = _texts(spec, source, ctx)
-    stops = _stops(source)
+    stops = stops_of(source)
     vocabulary = len_vocabulary(source.folder)
     references = tuple(Reference(t, ctx.work_dir, vocabulary) for t in texts)
     answers_file = ctx.work_dir / "answers.npz"
@@ -131,7 +131,8 @@ def len_vocabulary(folder: Path) -> int:
     return int(read_config(open_checkpoint(folder).config).need("vocab_size"))
 
 
-def _stops(source: Source) -> tuple[int, ...]:
+def stops_of(source: Source) -> tuple[int, ...]:
+    """Every token id that ends the source's generation."""
     from recipes.gguf.vocabulary import stop_ids
 
     found = set(stop_ids(source.folder))

@@ -48,11 +48,16 @@ def run(ctx: StepContext) -> StepResult:
 def open_source(ctx: StepContext, spec: QuantizeSpec) -> Source:
     """Resolve the model, merge an adapter, and say what the reader of the report must know."""
     from engine.models import resolve_model
+
+    return open_location(ctx, resolve_model(spec.model, ctx.paths))
+
+
+def open_location(ctx: StepContext, location: ModelLocation) -> Source:
+    """The whole model at ``location`` with its tokenizer."""
     from recipes.loading import load_tokenizer, merged_folder
     from recipes.quantize.grid import grid_note
 
     ctx.phase("opening the source")
-    location = resolve_model(spec.model, ctx.paths)
     folder = merged_folder(location, ctx.paths)
     note = grid_note(location, ctx.paths)
     return Source(
