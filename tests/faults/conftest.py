@@ -37,6 +37,9 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]
     try:
         yield made
     finally:
+        request.node.user_properties.append(
+            ("attack", {"seed": made.seed, "jobs": len(made.accepted), "kills": dict(made.kills)})
+        )
         made.close()
         report = getattr(request.node, "report_call", None)
         if report is not None and report.failed:
@@ -50,3 +53,25 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]
                 ignore=shutil.ignore_patterns("*.sock"),
             )
             sys.stdout.write(f"kept: {kept}\n")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of ``make faults``: what was done to the engine, and what it did."""
+    rows = []
+    # the reports of teardowns have no outcome of their own; they carry what the harness counted
+    for report in terminalreporter.stats.get("", []):
+        attack = dict(report.user_properties).get("attack")
+        if report.when == "teardown" and attack is not None:
+            rows.append((report, attack))
+    if not rows:
+        return
+    failed = {report.nodeid for report in terminalreporter.stats.get("failed", [])}
+    terminalreporter.section("faults")
+    for report, attack in sorted(rows, key=lambda row: str(row[0].nodeid)):
+        kills = ", ".join(f"{role} {n}" for role, n in sorted(attack["kills"].items())) or "-"
+        name = report.nodeid.rpartition("::")[2]
+        verdict = "FAILED" if report.nodeid in failed else "ok"
+        terminalreporter.write_line(
+            f"{name:<58} {verdict:<6} jobs {attack['jobs']:>4}  killed: {kills}"
+            f"  seed {attack['seed']}"
+        )

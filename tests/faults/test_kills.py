@@ -81,7 +81,7 @@ def attack(harness: Harness, kills: int, jobs: int, timeout: float) -> None:
 
 
 def test_random_kills(harness: Harness) -> None:
-    attack(harness, kills=30, jobs=12, timeout=120)
+    attack(harness, kills=24, jobs=10, timeout=120)
     assert violations(harness, checkpoint_every=CHECKPOINT_EVERY) == []
 
 
@@ -92,11 +92,11 @@ def test_a_thousand_random_kills(harness: Harness) -> None:
     assert violations(harness, checkpoint_every=CHECKPOINT_EVERY) == []
 
 
-def crash_at(harness: Harness, point: str) -> None:
+def crash_at(harness: Harness, point: str, jobs: int = 1) -> None:
     once = harness.root / "once"
     once.mkdir(exist_ok=True)
     harness.extra_env = {"MODELOPS_CRASH": point, "MODELOPS_CRASH_ONCE": str(once)}
-    for _ in range(2):
+    for _ in range(jobs):
         harness.submit(steps=4, step_s=0.01, checkpoint_every=2)
     harness.wait_ended(60)
     assert (once / point).exists(), "the crash point was never passed"
@@ -117,7 +117,7 @@ def test_crash_points(harness: Harness, points: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("point", CRASH_POINTS)
 def test_crash_points_twenty_times(harness: Harness, point: str) -> None:
     for _ in range(20):
-        crash_at(harness, point)
+        crash_at(harness, point, jobs=2)
         harness.stop_engine()
     assert violations(harness, checkpoint_every=2) == []
 

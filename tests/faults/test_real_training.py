@@ -78,8 +78,10 @@ def kill_on_the_way(harness: Harness, job: str, steps: int, kills: int) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("base", "steps", "every", "kills"),
-    [("tiny", 24, 4, 3), ("smollm2-135m-instruct", 8, 2, 3)],
-    ids=["tiny", "135m"],
+    [
+        pytest.param("tiny", 24, 4, 3, id="tiny"),
+        pytest.param("smollm2-135m-instruct", 8, 2, 3, id="135m", marks=pytest.mark.nightly),
+    ],
 )
 def test_final_weights_are_bit_identical(
     harness: Harness, tmp_path: Path, base: str, steps: int, every: int, kills: int

@@ -14,7 +14,7 @@ import pytest
 
 from engine.daemon import doorbell, progress, protocol, space, sweeping, systemd
 from engine.daemon.settings import EngineSettings, worker_threads
-from engine.daemon.steps import step_key
+from engine.daemon.steps import artifacts_exist, step_key
 from engine.errors import BadInput, OutOfSpace, Refused
 from engine.paths import StatePaths
 from engine.settings import EngineTable
@@ -163,6 +163,20 @@ def test_the_key_of_a_step() -> None:
     other = {**versions, "data_versions": {"tickets@v3": "1", "unused@v1": "7"}}
     assert key == step_key("finetune", step, other)
     assert key != step_key("finetune", step, {**versions, "code_versions": {"finetune": "b"}})
+
+
+def test_remembered_artifacts_are_looked_for_where_the_registry_keeps_them(
+    paths: StatePaths,
+) -> None:
+    from engine.registry.layout import Layout
+
+    digest = "ab" * 32
+    outputs = {"model": f"sha256:{digest}", "loss": 1.0, "name": "x"}
+    assert not artifacts_exist(paths, outputs)
+    manifest = Layout.of(paths).manifest(digest)
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    assert artifacts_exist(paths, outputs)
 
 
 def test_a_second_engine_is_refused_before_anything_heavy(paths: StatePaths) -> None:
