@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.api.keys import Keys
+from engine.api.remotes import Remotes
 from engine.errors import NotFound
 from engine.paths import StatePaths
 from engine.types.artifacts import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-class Artifacts(Keys):
+class Artifacts(Keys, Remotes):
     """Artifacts of one state directory. Opening is lazy; a registry is made by the first write."""
 
     def __init__(self, paths: StatePaths) -> None:
@@ -283,12 +284,32 @@ class Artifacts(Keys):
         return collect(self._need(), dry_run=dry_run, grace_s=grace_s)
 
     def fsck(
-        self, *, deep: bool = False, repair: bool = False, progress: Progress | None = None
+        self,
+        *,
+        deep: bool = False,
+        repair: bool = False,
+        repair_from: str | None = None,
+        progress: Progress | None = None,
     ) -> FsckReport:
-        """Check the registry's own files; ``repair`` mends what can be mended here."""
+        """Check the registry's own files.
+
+        Args:
+            deep: read every byte of every blob.
+            repair: mend what can be mended here: index, folders of links, damaged blobs put aside.
+            repair_from: a remote from which damaged and missing blobs are fetched again.
+            progress: told bytes done and in all.
+        """
         from engine.registry.fsck import fsck
 
-        return fsck(self._need(), deep=deep, repair=repair, report=progress)
+        registry = self._need()
+        fetch = None
+        if repair_from is not None:
+            from engine.registry.sync.pull import fetcher
+
+            fetch = fetcher(registry, self._book().open(repair_from))
+        return fsck(
+            registry, deep=deep, repair=repair or fetch is not None, fetch=fetch, report=progress
+        )
 
     # -- history ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,7 +160,7 @@ class Registry(Store):
         name, _, which = ref.strip().partition("@")
         if which and self.trust.stage(which) is not None:
             _materialize.check_stage(self, name, which)
-        return query.views(self.db(), [row])[0]
+        return self._marked(query.views(self.db(), [row]))[0]
 
     def manifest(self, manifest_id: str) -> Manifest:
         """A checked manifest."""
@@ -181,7 +182,15 @@ class Registry(Store):
 
     def list(self, **filters: Any) -> tuple[ArtifactView, ...]:
         """Artifacts, newest first; see ``query.select`` for the filters."""
-        return query.select(self.db(), **filters)
+        return self._marked(query.select(self.db(), **filters))
+
+    def _marked(self, views: tuple[ArtifactView, ...]) -> tuple[ArtifactView, ...]:
+        partial = self.partial()
+        if not partial:
+            return views
+        return tuple(
+            replace(view, partial=True) if view.manifest[7:] in partial else view for view in views
+        )
 
     def lineage(self, ref: str, *, up: bool = True, depth: int = 10_000) -> tuple[LineageNode, ...]:
         """Ancestors (``up``) or descendants, nearest first."""

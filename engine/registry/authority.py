@@ -18,13 +18,11 @@ from engine.registry.envelope import key_id
 from engine.registry.keys import SigningPair, fingerprint
 from engine.registry.log import own_writer, who
 from engine.registry.names import check_tag
-from engine.registry.trust import install_root, next_root, public_entry
+from engine.registry.trust import RoleName, install_root, next_root, public_entry
 from engine.types.artifacts import KeyView
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
-
-RoleName = Literal["root", "device", "release", "attest"]
 
 
 def keys(store: Store) -> tuple[KeyView, ...]:

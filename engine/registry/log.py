@@ -70,12 +70,6 @@ def read_event(data: bytes, trust: Trust, what: str) -> SignedEvent:
         raise IntegrityError(
             f"{what} is refused", why=f"it belongs to the registry {event.registry[:12]}"
         )
-    if event.clock > MAX_CLOCK:
-        raise IntegrityError(
-            f"{what} is refused",
-            why=f"its clock {event.clock} is beyond {MAX_CLOCK}: it would lock everybody else out",
-            hint="revoke the key with the last good sequence number: modelops-tui keys revoke",
-        )
     author = sealed.signatures[0][0]
     signers = sealed.signers(trust.public_keys())
     reason = trust.refuse_signer(event, signers, author)
@@ -84,6 +78,12 @@ def read_event(data: bytes, trust: Trust, what: str) -> SignedEvent:
         return SignedEvent(event, hashlib.sha256(data).hexdigest(), author, frozenset())
     if reason:
         raise IntegrityError(f"{what} is refused", why=reason)
+    if event.clock > MAX_CLOCK:
+        raise IntegrityError(
+            f"{what} is refused",
+            why=f"its clock {event.clock} is beyond {MAX_CLOCK}: it would lock everybody else out",
+            hint="revoke the key with the last good sequence number: modelops-tui keys revoke",
+        )
     believed = frozenset(key for key in signers if trust.believed(key, event))
     return SignedEvent(event, hashlib.sha256(data).hexdigest(), author, believed)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import IntegrityError, ModelOpsError, Refused
+from engine.errors import IntegrityError, ModelOpsError, NotFound, Refused
 from engine.registry.documents import Manifest, Promote, Publish
 from engine.registry.layout import digest_of
 from engine.registry.log import read_event
@@ -80,6 +80,12 @@ def materialize(store: Store, row: sqlite3.Row, report: Report | None = None) ->
     if row["deleted"]:
         raise Refused(f"{row['name']}@{row['version']} is deleted", why=row["reason"])
     manifest_id = row["manifest"]
+    if digest_of(manifest_id) in store.partial():
+        raise NotFound(
+            f"{row['name']}@{row['version']} is here in part only",
+            why="its manifest was pulled without its files",
+            hint=f"modelops-tui remote pull REMOTE --only {row['name']}",
+        )
     check_origin(store, row)
     manifest, _ = store.read_manifest(manifest_id)
     check_paths(file.path for file in manifest.files)

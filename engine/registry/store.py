@@ -205,8 +205,8 @@ class Store:
             raise Refused(
                 "this machine may not write to the registry",
                 why=reason,
-                hint="its holder adds this device: modelops-tui keys add-device "
-                f"(`modelops-tui keys show` prints the public key {self.device.id[:16]})",
+                hint="its holder adds this device: modelops-tui keys add PUBLIC "
+                "--owner NAME (`modelops-tui keys show` prints PUBLIC here)",
             )
         crash_point("registry.before-event")
         write_event(self.layout, signed.event, data)

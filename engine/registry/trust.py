@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.errors import Conflict, IntegrityError, Refused
 from engine.registry import envelope
@@ -33,6 +34,7 @@ from engine.registry.layout import Layout
 from engine.supervise.durable import sync_folder, write_durably
 
 ROOT_TYPE = PAYLOAD.format("root")
+RoleName = Literal["root", "device", "release", "attest"]
 DEFAULT_STAGES = (
     StageRule(name="dev", role="device"),
     StageRule(name="staging", role="device"),
@@ -239,7 +241,7 @@ def next_root(
     current: Root,
     *,
     keys: Mapping[str, PublicKey] | None = None,
-    roles: Mapping[str, Role] | None = None,
+    roles: Mapping[RoleName, Role] | None = None,
     stages: Iterable[StageRule] | None = None,
     revoked: Mapping[str, Revocation] | None = None,
 ) -> Root:
@@ -249,7 +251,7 @@ def next_root(
         version=current.version + 1,
         created=now(),
         keys={**current.keys, **(keys or {})},
-        roles={**current.roles, **(roles or {})},  # type: ignore[dict-item]
+        roles={**current.roles, **(roles or {})},
         stages=list(stages) if stages is not None else list(current.stages),
         revoked={**current.revoked, **(revoked or {})},
     )
