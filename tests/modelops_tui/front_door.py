@@ -1,0 +1,71 @@
+"""The command line as real processes on a state directory of its own, with a real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.harness import PLUGIN
+
+
+@dataclass
+class FrontDoor:
+    """Runs ``modelops-tui`` the way a person does."""
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "MODELOPS_HOME": str(self.folder / "state"),
+            "PYTHONPATH": str(PLUGIN),
+            "OMP_NUM_THREADS": "1",
+            "MODELOPS_SPACE_FLOOR_MIB": "1",
+        }
+
+    def __call__(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "modelops_tui", *args],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=self.env,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def begin(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "modelops_tui", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def recipe(self, name: str = "r.toml", **keys: Any) -> str:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        (self.folder / name).write_text("\n".join(['kind = "probe"', *lines]) + "\n")
+        return name
+
+    def job(self, job: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self("jobs", "show", job, "--json").stdout)
+        return value
+
+    def wait_for(self, job: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            record = self.job(job)
+            if record["state"] in states:
+                return record
+            time.sleep(0.2)
+        raise AssertionError(f"{job} is {record['state']}, not {states}")
