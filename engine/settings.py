@@ -32,6 +32,8 @@ class UiTable(Section):
     """Draw with ASCII only."""
     fps: Annotated[int, Field(ge=0, le=240)] = 0
     """Repaints a second at most; 0: 15 over SSH, else the toolkit's own."""
+    start_engine: bool = True
+    """Start the engine with the screens when none runs."""
 
 
 class EngineTable(Section):

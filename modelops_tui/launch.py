@@ -27,7 +27,7 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     if web:
         from modelops_tui.web import serve
 
-        return serve(ascii_only=ascii_only)
+        return int(serve(ascii_only=ascii_only))
     problem = _unfit()
     if problem:
         out.say(f"error: the workbench needs a terminal: {problem}")
@@ -40,7 +40,8 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     from screens.app import WorkbenchApp
 
     app = WorkbenchApp(ascii_only=ascii_only)
-    _watch_terminal(app)
+    if sys.stdin.isatty():
+        _watch_terminal(app)
     app.run(mouse=app.settings.mouse_on)
     code = app.return_code or 0
     _say_goodbye(app, code)
@@ -49,6 +50,8 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
 
 def _unfit() -> str:
     """Why the screens can't be drawn here, or empty."""
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return ""  # a browser (textual-serve) draws, over pipes
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "stdin or stderr is no terminal"
     if os.environ.get("TERM", "dumb") == "dumb":

@@ -76,7 +76,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("zoom", "z", "Give the focused part the whole screen, or give it back", "everywhere"),
     Action("next-theme", "T", "Next theme", "everywhere", "app.next_theme"),
     Action("start-engine", "E", "Start the engine", "everywhere", "app.start_engine"),
-    Action("back", "q", "Back; out of the program on the Jobs screen", "everywhere", "app.back"),
+    Action("back", "q", "Back; out of the program on the Jobs screen", "everywhere", "app.go_back"),
     Action("escape", "escape", "Out: clears the filter first", "everywhere", palette=False),
     Action(
         "quit",
@@ -179,6 +179,7 @@ ACTIONS: tuple[Action, ...] = (
     # chat
     Action("write", "i", "Write a message", "chat", label="write"),
     Action("second-model", "m", "Choose the models", "chat", label="models"),
+    Action("sampling", "s", "Temperature and the other sampling settings", "chat"),
     Action("stop-answer", "x", "Stop the answer", "chat", label="stop"),
     Action("new-chat", "n", "Begin again", "chat"),
     Action("show-prompt", "P", "The exact prompt as sent", "chat"),

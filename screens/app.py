@@ -17,7 +17,7 @@ from screens import themes
 from screens.actions import SCREEN_NAMES, bindings
 from screens.bridge import Bridge
 from screens.messages import BridgeTrouble, EngineChanged
-from screens.settings import UiSettings, read_settings
+from screens.settings import UiSettings, load_settings
 
 if TYPE_CHECKING:
     from engine.types.system import EngineStatus
@@ -59,11 +59,11 @@ class WorkbenchApp(App[None]):
     ) -> None:
         super().__init__()
         self.workbench = workbench or Workbench()
-        self.settings = settings if settings is not None else self._read_settings()
+        self.settings = settings or load_settings(self.workbench.paths.config)
         self.clock = clock
         self.ascii_only = ascii_only or self.settings.ascii
         self.engine: EngineStatus | None = None
-        self._start_engine = start_engine
+        self._start_engine = start_engine and self.settings.start_engine
         self.bridge = Bridge(self.workbench, self)
         self.animation_level = "none"
         for theme in themes.THEMES:
@@ -74,12 +74,6 @@ class WorkbenchApp(App[None]):
 
             self._filters.append(AsciiFilter())
         self.set_keymap(dict(self.settings.keys))
-
-    def _read_settings(self) -> UiSettings:
-        try:
-            return read_settings(self.workbench.system.settings())
-        except ModelOpsError as error:
-            return UiSettings(problems=(f"{error}; the defaults are used",))
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -119,7 +113,7 @@ class WorkbenchApp(App[None]):
         if self.current_mode != name:
             self.switch_mode(name)
 
-    def action_back(self) -> None:
+    def action_go_back(self) -> None:
         """One step back: out of a dialog, to the Jobs screen, out of the program."""
         if len(self.screen_stack) > 1:
             self.pop_screen()

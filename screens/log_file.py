@@ -20,6 +20,9 @@ CHUNK = 1 << 20
 LINE_CAP = 4096
 _CACHED_LINES = 512
 
+#: This many NUL bytes in a row are a hole, fewer are garbage of the log itself.
+_NULS = b"\0" * 64
+
 HOLE = "[... a part of the log was dropped here to save space ...]"
 
 
@@ -32,6 +35,7 @@ class LogFile:
         self._starts = array("Q", [])
         self._scanned = 0
         self._open_line = False
+        self._in_hole = False
         self._identity: tuple[int, int] | None = None
         self._cache: OrderedDict[int, str] = OrderedDict()
         self._fd = -1
@@ -136,41 +140,57 @@ class LogFile:
         while place < len(data):
             if not self._open_line:
                 starts.append(base + place)
-            end = data.find(b"\n", place)
-            stop = len(data) if end < 0 else end
-            if data[place] == 0:
-                stop = self._past_hole(data, place, stop, base)
-            self._fold(base + place if not self._open_line else starts[-1], base + stop, data, base)
-            self._open_line = end < 0
-            place = stop + 1 if end >= 0 else len(data)
+                self._open_line, self._in_hole = True, False
+            if self._hole_at(data, place):
+                place = self._past_hole(data, place, base)
+                continue
+            if self._in_hole and data[place] != 0x0A:
+                starts.append(base + place)
+            self._in_hole = False
+            place = self._take_line(data, place, base)
 
-    def _past_hole(self, data: bytes, place: int, stop: int, base: int) -> int:
-        rest = data[place:stop].lstrip(b"\0")
-        text_at = stop - len(rest)
-        if rest and text_at > place:
-            self._starts.append(base + text_at)
+    def _hole_at(self, data: bytes, place: int) -> bool:
+        if data[place] != 0:
+            return False
+        return self._in_hole or data.startswith(_NULS, place)
+
+    def _past_hole(self, data: bytes, place: int, base: int) -> int:
+        """The hole's own row begins here, unless it began before."""
+        if not self._in_hole and self._starts[-1] != base + place:
+            self._starts.append(base + place)
+        self._in_hole = True
+        return len(data) - len(data[place:].lstrip(b"\0"))
+
+    def _take_line(self, data: bytes, place: int, base: int) -> int:
+        """Index up to the end of the line, of the data, or to a hole; returns where that is."""
+        end = data.find(b"\n", place)
+        stop = len(data) if end < 0 else end
+        if stop - place > len(_NULS):
+            hole = data.find(_NULS, place, stop)
+            if hole >= 0:
+                stop, end = hole, -1
+        self._cut(base + stop, data, base)
+        if end >= 0:
+            self._open_line = False
+            return stop + 1
         return stop
 
-    def _fold(self, start: int, stop: int, data: bytes, base: int) -> None:
-        """Cut what is longer than the fold, never inside of a UTF-8 sequence."""
-        place = start
-        if place >= base and data[place - base : place - base + 1] == b"\0":
-            return
-        while stop - place > self.fold:
-            place += self.fold
+    def _cut(self, stop: int, data: bytes, base: int) -> None:
+        """Begin further rows where the open one is longer than the fold, between characters."""
+        starts = self._starts
+        while stop - starts[-1] > self.fold:
+            place = starts[-1] + self.fold
             for _ in range(3):
                 offset = place - base
-                if 0 <= offset < len(data) and data[offset] & 0xC0 == 0x80:
+                if 0 < offset < len(data) and data[offset] & 0xC0 == 0x80:
                     place -= 1
-            if place > self._starts[-1]:
-                self._starts.append(place)
+            starts.append(place)
 
 
 def _decoded(raw: bytes) -> str:
     raw = raw.rstrip(b"\r\n")
-    if raw.startswith(b"\0"):
-        rest = raw.lstrip(b"\0")
-        return HOLE if not rest else printable(rest.decode("utf-8", "replace"))
+    if raw.startswith(_NULS):
+        return HOLE
     raw = raw.rpartition(b"\r")[2]
     return printable(_without_escapes(raw.decode("utf-8", "replace")))
 

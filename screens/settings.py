@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +23,8 @@ class UiSettings:
     """Draw with ASCII only."""
     fps: int = 0
     """Repaints a second at most; 0: 15 over SSH, else Textual's own."""
+    start_engine: bool = True
+    """Start the engine with the screens when none runs."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """The ``[keys]`` table: action id to keys, such as ``cancel-job = "X"``."""
     problems: tuple[str, ...] = ()
@@ -45,6 +49,16 @@ def few_colours() -> bool:
         return False
     term = os.environ.get("TERM", "")
     return not any(mark in term for mark in ("256color", "direct", "kitty", "alacritty", "ghostty"))
+
+
+def load_settings(path: Path) -> UiSettings:
+    """The screens' tables of ``config.toml``, without what checks all of it (60 ms of pydantic)."""
+    try:
+        return read_settings(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return UiSettings()
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return UiSettings(problems=(f"{path} can't be read: {error}; the defaults are used",))
 
 
 def read_settings(config: Mapping[str, Any]) -> UiSettings:

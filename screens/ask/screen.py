@@ -216,7 +216,7 @@ class AskScreen(DetailScreen):
         if self.item is None:
             return "modelops-tui rag sync docs --name docs"
         if self.exchange is None:
-            return f"modelops-tui rag show {self.item.name}"
+            return f"modelops-tui rag inspect {self.item.name}"
         return f"modelops-tui rag ask {self.item.name} {shlex.quote(self.exchange.question)}"
 
 

@@ -210,10 +210,14 @@ class DataScreen(DetailScreen):
             self.in_thread(
                 "tag",
                 partial(self.workbench.data.tag, ref, name),
-                lambda _: (self.say(f"{ref} is {name} now"), self.action_reload()),
+                lambda _: self._tagged(f"{ref} is {name} now"),
             )
 
         self.ask_line(f"Tag for {ref}", "A tag moves when it is given again.", tag)
+
+    def _tagged(self, told: str) -> None:
+        self.say(told)
+        self.action_reload()
 
     def action_sql(self) -> None:
         hint = "Read-only; tables: your datasets, jobs, steps, attempts, metrics, artifacts"
@@ -236,7 +240,7 @@ class DataScreen(DetailScreen):
             "report": lambda: f"data check {ref}",
             "mask": lambda: f"data mask {ref} --row {self._mask_row + 1}",
             "rows": lambda: f"data show {ref}",
-            "columns": lambda: f"data stats {ref}",
+            "columns": lambda: f"data show {ref}",
         }
         word = twins.get(self.deck.current, lambda: f"data show {ref}")() if ref else "data list"
         return f"modelops-tui {word}"

@@ -345,7 +345,11 @@ class JobsScreen(WorkScreen):
             return "modelops-tui jobs list"
         if not self.deck.has_focus_within:
             return f"modelops-tui jobs show {job.id}"
-        words = {"log": f"log {job.id}", "history": f"events {job.id}"}
+        words = {
+            "log": f"log {job.id}",
+            "history": f"events {job.id}",
+            "recipe": f"recipe {job.id}",
+        }
         return f"modelops-tui jobs {words.get(self.deck.current, f'show {job.id}')}"
 
     def palette_ids(self) -> list[tuple[str, str, Callable[[], None]]]:

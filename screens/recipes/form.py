@@ -158,7 +158,7 @@ class FormScreen(Screen[Path | None]):
             self.document.unset(key.place)
         self._show_rows()
         self.run_worker(
-            self._settle, group="settle", name="settle", exclusive=True, exit_on_error=False
+            self._settle(), group="settle", name="settle", exclusive=True, exit_on_error=False
         )
 
     async def _settle(self) -> None:

@@ -112,17 +112,18 @@ class SystemScreen(WorkScreen):
         return lambda width: disk_lines(uses, width)
 
     def _settings(self) -> Build:
-        settings = self.workbench.system.settings()
+        views = self.workbench.system.setting_views()
         path = self.workbench.paths.config
 
         def build(width: int) -> list[Line]:
-            lines: list[Line] = [[(str(path), "dim")], []]
-            for name, section in settings.items():
-                lines.append([(f"[{name}]", "head")])
-                values = section if isinstance(section, dict) else {name: section}
-                lines += [[(f"{k} = ", "key"), (repr(v), "")] for k, v in values.items()]
-                lines.append([])
-            lines += [[("e opens the file in $EDITOR; config set TABLE.NAME VALUE", "dim")]]
+            lines: list[Line] = [[(str(path), "dim"), ("   e opens it in $EDITOR", "dim")], []]
+            for view in views:
+                value = view.value if isinstance(view.value, str) else repr(view.value)
+                style = "bold" if view.is_set else ""
+                lines.append([(f"{view.key:<26} ", "key"), (value, style)])
+                if not view.is_set:
+                    lines[-1].append(("  (default)", "dim"))
+                lines += paragraph(view.description, width, "dim", "    ")
             return lines
 
         return build
@@ -166,8 +167,8 @@ class SystemScreen(WorkScreen):
         self.load_pane()
 
     def command_twin(self) -> str:
-        twins = {"machine": "gpu", "disk": "doctor", "settings": "config", "doctor": "doctor"}
-        return f"modelops-tui {twins[self.deck.current]}"
+        twins = {"machine": "gpu list", "settings": "config show"}
+        return f"modelops-tui {twins.get(self.deck.current, 'doctor')}"
 
 
 def engine_lines(status: EngineStatus, now: float, width: int) -> list[Line]:

@@ -1,0 +1,112 @@
+"""However the workbench ends, the terminal is as it was, and the exit status says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.terminal.session import PATIENCE_S, Session
+
+READY = "house-style"
+
+
+def test_quit_tells_which_jobs_go_on(root: Path) -> None:
+    with Session.workbench(root) as session:
+        session.wait_for(READY)
+        session.press("\x11")
+        assert session.end() == 0
+        assert session.restored
+        assert "4 jobs go on" in session.text
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_signals_leave_cleanly(root: Path, number: signal.Signals, code: int) -> None:
+    with Session.workbench(root) as session:
+        session.wait_for(READY)
+        session.signal(number)
+        assert session.end() == code
+        assert session.restored
+        assert "Traceback" not in session.text
+
+
+def test_a_dead_terminal_ends_it(root: Path) -> None:
+    with Session.workbench(root) as session:
+        session.wait_for(READY)
+        session.hang_up()
+        assert session.process.wait(timeout=PATIENCE_S) == 129
+
+
+def test_dumb_terminal_is_told_the_twin(root: Path) -> None:
+    with Session.workbench(root, env={"TERM": "dumb"}) as session:
+        assert session.end() == 2
+        assert "modelops-tui jobs list" in session.text
+        assert b"\x1b[?1049h" not in session.output
+
+
+def test_no_terminal_is_told_the_twin(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "modelops_tui"],
+        env={**os.environ, "MODELOPS_HOME": str(root), "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "jobs list" in done.stderr
+    assert done.stdout == ""
+
+
+_BROKEN = """
+import sys
+from pathlib import Path
+from engine.api import Workbench
+from screens.app import WorkbenchApp
+from screens.jobs.screen import JobsScreen
+
+where = sys.argv[2]
+
+def broken(self, *_):
+    raise RuntimeError("broken on purpose")
+
+if where == "handler":
+    JobsScreen.action_active_only = broken
+else:
+    def start(self):
+        self.in_thread("broken", lambda: broken(None))
+    JobsScreen.action_active_only = start
+
+app = WorkbenchApp(Workbench(sys.argv[1]))
+app.run()
+sys.exit(app.return_code or 0)
+"""
+
+
+def test_exception_in_a_handler(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(_BROKEN)
+    with Session([sys.executable, str(script), str(root), "handler"]) as session:
+        session.wait_for(READY)
+        session.press("a")
+        assert session.end() == 1
+        assert session.restored
+        assert "broken on purpose" in session.text
+
+
+def test_exception_in_a_worker_is_a_toast(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(_BROKEN)
+    with Session([sys.executable, str(script), str(root), "worker"], size=(120, 36)) as session:
+        session.wait_for(READY)
+        mark = session.press("a")
+        session.wait_for("broken on purpose", mark)
+        session.press("\x11")
+        assert session.end() == 0
+        assert session.restored
