@@ -33,6 +33,8 @@ class UiTable(Section):
     fps: Annotated[int, Field(ge=0, le=240)] = 0
     """Repaints a second at most; 0: 15 over SSH, else the toolkit's own."""
     start_engine: bool = True
+    """Start the engine when the workbench opens and none runs."""
+    start_engine: bool = True
     """Start the engine with the screens when none runs."""
 
 
@@ -138,7 +140,7 @@ def read(paths: StatePaths) -> dict[str, Any]:
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{paths.config} can't be read", why=str(error)) from error
-    _check(document, str(paths.config))
+    _check(document, str(paths.config), "`modelops-tui config unset {key}` restores the default")
     return document
 
 
@@ -227,7 +229,7 @@ def _parts(key: str) -> tuple[str, ...]:
     return parts
 
 
-def _check(document: Mapping[str, Any], where: str) -> None:
+def _check(document: Mapping[str, Any], where: str, hint: str = "") -> None:
     try:
         Settings.model_validate(document)
     except ValidationError as error:
@@ -243,7 +245,7 @@ def _check(document: Mapping[str, Any], where: str) -> None:
         expected = _view().expected(node) if node is not None else str(first["msg"])
         raise BadInput(
             f"{where}: {key} is {first['input']!r}, it must be {expected}",
-            hint=f"`modelops-tui config unset {key}` restores the default",
+            hint=hint.format(key=key),
         ) from error
 
 
