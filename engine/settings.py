@@ -33,8 +33,6 @@ class UiTable(Section):
     fps: Annotated[int, Field(ge=0, le=240)] = 0
     """Repaints a second at most; 0: 15 over SSH, else the toolkit's own."""
     start_engine: bool = True
-    """Start the engine when the workbench opens and none runs."""
-    start_engine: bool = True
     """Start the engine with the screens when none runs."""
 
 
