@@ -18,8 +18,8 @@ class ExportSpec(StepSpec):
     model: ModelRefStr
     """The model, adapter (merged first) or quantized artifact to write."""
     target: Literal["hf", "gguf", "ollama", "vllm"] = "hf"
-    """``hf``: a Hugging Face directory; ``gguf``: one file; ``ollama``: GGUF and Modelfile; ``vllm``:
-    a directory that vLLM loads."""
+    """``hf``: a Hugging Face directory; ``gguf``: one file; ``ollama``: one with a Modelfile;
+    ``vllm``: a directory that vLLM loads."""
     to: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """A new folder that gets the files; without it the export is in the registry only."""
     level: str = "Q8_0"

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "wire"))
 from legacy import legacy_folder  # type: ignore[import-not-found]
-from protocol import Tell, calibration, serve  # type: ignore
+from protocol import Tell, WorkerError, calibration, serve  # type: ignore
 
 
 def _shim() -> None:
@@ -34,7 +34,9 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from importlib.metadata import version
 
     import torch
-    from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
+    from auto_gptq import BaseQuantizeConfig
+    from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
+    from transformers import AutoModelForCausalLM
 
     _shim()
     torch.set_num_threads(int(request["threads"]))
@@ -48,9 +50,16 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     source = legacy_folder(Path(request["source"]))
     try:
         dtype = torch.float32 if request["device"] == "cpu" else torch.float16
-        model = AutoGPTQForCausalLM.from_pretrained(
-            str(source), BaseQuantizeConfig(**settings), torch_dtype=dtype
-        )
+        plain = AutoModelForCausalLM.from_pretrained(str(source), torch_dtype=dtype)
+        plain.seqlen = max(len(row) for row in rows)
+        # its own from_pretrained refuses to start without CUDA
+        kind = GPTQ_CAUSAL_LM_MODEL_MAP.get(plain.config.model_type)
+        if kind is None:
+            raise WorkerError(
+                f"AutoGPTQ does not know {plain.config.model_type}",
+                hint='set backend = "gptqmodel"',
+            )
+        model = kind(plain.eval(), False, BaseQuantizeConfig(**settings))
         tell({"phase": f"quantizing with {len(rows)} calibration windows"})
         examples = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
         model.quantize(examples, batch_size=1, use_triton=False, cache_examples_on_gpu=False)

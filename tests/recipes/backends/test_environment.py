@@ -228,13 +228,21 @@ class TestWorker:
 
 def test_the_folders_that_come_with_the_program_are_sound() -> None:
     specs = discover()
-    assert {"gptqmodel", "bitsandbytes"} <= set(specs)
+    assert set(specs) == {
+        "gptqmodel",
+        "llmcompressor",
+        "autoawq",
+        "auto-gptq",
+        "hqq",
+        "bitsandbytes",
+    }
     for spec in specs.values():
         if spec.main:
             continue
         lines = [x for x in spec.lock.read_text().splitlines() if x and not x.startswith("#")]
         assert all("==" in line for line in lines), spec.name
         assert any(line.startswith("torch==2.13.0") for line in lines), spec.name
+        assert any(line.startswith(f"{spec.package}==") for line in lines), spec.name
         assert not any("+cpu" in line or "://" in line for line in lines), spec.name
 
 

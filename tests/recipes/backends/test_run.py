@@ -68,3 +68,38 @@ def test_gptqmodel_runs_in_its_own_environment(
     settings = json.loads((folder / "report.json").read_text())["settings"]
     assert len(settings["lock_sha256"]) == 64
     assert settings["versions"]["gptqmodel"].startswith("7.6")
+
+
+def test_version_5_configurations_are_put_in_version_4_words(tmp_path: Path) -> None:
+    """transformers 4 would read rope_theta = 10000 without a word."""
+    import importlib.util
+
+    import recipes.backends.wire as wire
+
+    spec = importlib.util.spec_from_file_location(
+        "legacy", Path(str(wire.__file__)).with_name("legacy.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    legacy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(legacy)
+    config = {
+        "dtype": "bfloat16",
+        "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+        "hidden_size": 8,
+    }
+    found = legacy.legacy_config(config)
+    assert found == {"torch_dtype": "bfloat16", "rope_theta": 100000.0, "hidden_size": 8}
+    scaled = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}}
+    assert legacy.legacy_config(scaled) == {
+        "rope_theta": 5e5,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+    }
+    source = tmp_path / "m"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "model.safetensors").write_bytes(b"weights")
+    (source / "tokenizer_config.json").write_text("{}")
+    folder = legacy.legacy_folder(source)
+    assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((folder / "config.json").read_text())["rope_theta"] == 100000.0
