@@ -35,17 +35,14 @@ class Admission:
 
     def __init__(self, paths: StatePaths, settings: EngineSettings) -> None:
         self._paths = paths
-        self._settings = settings
-        self._has_gpu = probe.has_gpu()
+        # asked once: cards do not come and go while an engine lives
+        cards = [gpu.lane for gpu in probe.gpus()]
+        self._has_gpu = bool(cards)
+        cpus = [f"{probe.CPU_LANE}-{n}" for n in range(2, settings.cpu_lanes + 1)]
+        self.lane_names = [*cards, probe.CPU_LANE, *cpus]
         self._promised: dict[tuple[str, int], int] = {}
         self._sharing: dict[tuple[str, int], bool] = {}
         self.waiting_for_memory = False
-
-    def lane_names(self) -> list[str]:
-        """Every lane of this machine."""
-        cpus = [probe.CPU_LANE]
-        cpus += [f"{probe.CPU_LANE}-{n}" for n in range(2, self._settings.cpu_lanes + 1)]
-        return [*(gpu.lane for gpu in probe.gpus()), *cpus]
 
     def shares(self, running: Running) -> bool:
         """True for an attempt that holds a declared share instead of the lane's turn."""
@@ -109,7 +106,7 @@ class Admission:
         if need_memory:
             readings = {device.lane: device for device in probe.devices()}
         lanes = []
-        for name in self.lane_names():
+        for name in self.lane_names:
             here = [r for r in running if r.lane == name]
             turn = next((r for r in here if not self.shares(r)), None)
             device = readings.get(name if name.startswith("gpu-") else probe.CPU_LANE)

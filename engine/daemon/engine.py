@@ -78,7 +78,7 @@ class Engine:
         remove_queue(paths.queue_db)
         self.admission = Admission(paths, settings)
         self.lanes = {
-            name: Lane(name, paths.queue_db, self.take) for name in self.admission.lane_names()
+            name: Lane(name, paths.queue_db, self.take) for name in self.admission.lane_names
         }
 
     # -- start and stop ---------------------------------------------------------------------------
@@ -150,12 +150,17 @@ class Engine:
         with self.mutex:
             try:
                 self._sweep(force)
-            except StoreBusy as error:
-                _log.warning("%s; trying again", error)
             except OutOfSpace as error:
                 # what could not be recorded is in the attempts' files and is recorded later
                 dropped = space.drop_ballast(self.paths)
-                _log.error("%s%s", error, " (ballast given back)" if dropped else "")
+                self._later(f"{error}{' (ballast given back)' if dropped else ''}")
+            except (ModelOpsError, OSError, sqlite3.Error) as error:
+                self._later(str(error))
+
+    def _later(self, why: str) -> None:
+        """Something could not be done now; the next sweep tries it again."""
+        _log.warning("%s; trying again", why)
+        self._seen_version = -1
 
     def _sweep(self, force: bool) -> None:
         for running in list(self.running.values()):
@@ -211,9 +216,8 @@ class Engine:
         with self.mutex:
             try:
                 self._take(lane, job_id)
-            except (StoreBusy, OutOfSpace) as error:
-                _log.warning("job %s waits: %s", job_id, error)
-                self._seen_version = -1
+            except (ModelOpsError, OSError, sqlite3.Error) as error:
+                self._later(f"job {job_id} waits: {error}")
 
     def _take(self, lane: str, job_id: str) -> None:
         step = steps.load_step(self.conn, job_id)

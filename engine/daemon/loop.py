@@ -41,7 +41,8 @@ class MainLoop:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._leaving = threading.Event()
         self._watched: dict[int, tuple[str, int]] = {}
-        self._dying = False
+        self._dying_until = 0.0
+        self._follow_due = 0.0
         self.engine = Engine(paths, settings, self.wake)
         self._bell: socket.socket = open_doorbell(paths)
         self._server = ControlServer(paths, self.engine, self.leave)
@@ -88,11 +89,10 @@ class MainLoop:
             else:
                 # the shim is gone: never ready again, the lock tells the rest
                 self._selector.unregister(key.fd)
-                self._dying = True
+                self._dying_until = time.monotonic() + SWEEP_S
         if self._leaving.is_set():
             return
         self.engine.sweep(force=force)
-        self._dying = self._some_are_dying()
         if self.engine.running and time.monotonic() >= self._follow_due:
             self._follow_due = time.monotonic() + FOLLOW_S
             self.engine.follow()
@@ -100,10 +100,8 @@ class MainLoop:
         self.engine.tell_ends()
         self.engine.keep_spare()
 
-    _follow_due = 0.0
-
     def _timeout(self) -> float:
-        if self._dying:
+        if time.monotonic() < self._dying_until and self._some_are_dying():
             return DYING_S
         return FOLLOW_S if self.engine.running else SWEEP_S
 

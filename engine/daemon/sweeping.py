@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import sqlite3
 from pathlib import Path
@@ -47,11 +48,23 @@ def sweep_run_folders(conn: sqlite3.Connection, paths: StatePaths) -> list[str]:
     return removed
 
 
-def hold(folder: Path) -> int:
-    """Lock a staged folder for as long as its submitter lives; the descriptor to close."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    return fd
+def make_staged(runs: Path) -> tuple[Path, int]:
+    """A new staged folder, locked for as long as its submitter lives, and the descriptor to close.
+
+    A sweep may come between making and locking the folder and take it for abandoned: then another
+    one is made.
+    """
+    while True:
+        folder = runs / f"{STAGED_PREFIX}{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700)
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, fd
+        os.close(fd)
 
 
 def _remove_if_abandoned(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.daemon.sweeping import STAGED_PREFIX, hold
+from engine.daemon.sweeping import make_staged
 from engine.paths import StatePaths
 from engine.store.connection import transaction
 from engine.supervise.crash import crash_point
@@ -77,11 +77,8 @@ def add_job(
         The job id.
     """
     paths.runs.mkdir(exist_ok=True)
-    staged = paths.runs / f"{STAGED_PREFIX}{secrets.token_hex(8)}"
-    staged.mkdir(mode=0o700)
+    staged, held = make_staged(paths.runs)
     placed: Path | None = None
-    # tells the engine's sweep that this folder's submitter lives
-    held = hold(staged)
     try:
         _write_files(staged, plan)
         crash_point("submit.files")

@@ -120,6 +120,29 @@ def test_run_folders_without_a_job_are_swept(paths: StatePaths) -> None:
     conn.close()
 
 
+def test_a_submit_that_a_sweep_overtakes_makes_another_folder(
+    paths: StatePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep comes after the folder is made and before it is locked."""
+    conn = open_store(paths.jobs_db)
+    paths.runs.mkdir()
+    real, swept = fcntl.flock, []
+
+    def overtaken(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not swept:
+            swept.extend(sweeping.sweep_run_folders(conn, paths))
+        real(fd, operation)
+
+    monkeypatch.setattr(sweeping.fcntl, "flock", overtaken)
+    folder, held = sweeping.make_staged(paths.runs)
+    assert len(swept) == 1
+    assert folder.is_dir()
+    assert folder.name not in swept
+    assert sweeping.sweep_run_folders(conn, paths) == []
+    os.close(held)
+    conn.close()
+
+
 def test_space(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
     space.require_space(paths)
     space.keep_ballast(paths)
