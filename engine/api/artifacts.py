@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.api.keys import Keys
+from engine.api.market import Market
 from engine.api.remotes import Remotes
 from engine.errors import NotFound
 from engine.paths import StatePaths
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-class Artifacts(Keys, Remotes):
+class Artifacts(Keys, Remotes, Market):
     """Artifacts of one state directory. Opening is lazy; a registry is made by the first write."""
 
     def __init__(self, paths: StatePaths) -> None:
@@ -310,6 +311,28 @@ class Artifacts(Keys, Remotes):
         return fsck(
             registry, deep=deep, repair=repair or fetch is not None, fetch=fetch, report=progress
         )
+
+    # -- exchange ---------------------------------------------------------------------------------
+
+    def export(self, ref: str, target: Path, form: str = "tar") -> Path:
+        """Write an artifact for others: tar, folder (with model.sig), oci, hf or gguf."""
+        from engine.registry.exchange import export_artifact
+
+        return export_artifact(self._need(), ref, target, form)
+
+    def import_tar(
+        self, source: Path, *, name: str | None = None, root: str | None = None
+    ) -> ArtifactView:
+        """Take in an exported tar; one of another registry needs that one's root fingerprint."""
+        from engine.registry.exchange import import_tar
+
+        return import_tar(self.registry, source, name=name, fingerprint=root)
+
+    def verify_folder(self, folder: Path, signature: Path, public_key: Path) -> int:
+        """Check a folder against anybody's ``model.sig``; returns how many files were right."""
+        from engine.registry.modelsig import verify_folder
+
+        return len(verify_folder(folder, signature, public_key.read_bytes()))
 
     # -- history ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from engine.registry import materialize as _materialize
 from engine.registry import promotion, query
 from engine.registry.documents import Manifest
 from engine.registry.keys import SigningPair
+from engine.registry.log import SignedEvent, read_event
 from engine.registry.publish import Report, Wanted, publish, publish_entries
 from engine.registry.store import Store, open_store
 from engine.types.artifacts import ArtifactView, LineageNode, VerifyReport
@@ -165,6 +166,17 @@ class Registry(Store):
     def manifest(self, manifest_id: str) -> Manifest:
         """A checked manifest."""
         return self.read_manifest(manifest_id)[0]
+
+    def manifest_event(self, manifest_id: str) -> SignedEvent:
+        """The signed event that published an artifact.
+
+        Raises:
+            IntegrityError: it is missing or changed.
+        """
+        row = self.row(manifest_id)
+        _materialize.check_origin(self, row)
+        path = self.layout.event(row["writer"], row["seq"])
+        return read_event(path.read_bytes(), self.trust, f"event {row['writer']}/{row['seq']}")
 
     def materialize(self, ref: str) -> Path:
         """A folder of links to verified blobs: verify before load, always.

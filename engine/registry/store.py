@@ -61,9 +61,15 @@ class Store:
         return self.check_manifest(data, digest)
 
     def check_manifest(
-        self, data: bytes, digest: str, judge: Trust | None = None
+        self, data: bytes, digest: str, judge: Trust | None = None, of: str | None = None
     ) -> tuple[Manifest, envelope.Envelope]:
         """Check a manifest's bytes against its id, its signature and its form.
+
+        Args:
+            data: the file.
+            digest: what its sha256 must be.
+            judge: the trust that decides (ours by default).
+            of: the registry it must belong to (ours by default).
 
         Raises:
             IntegrityError: with the reason.
@@ -88,7 +94,7 @@ class Store:
                 "signature is wrong",
             )
         manifest = parse(Manifest, sealed.payload, what)
-        if manifest.registry != self.id:
+        if manifest.registry != (of or self.id):
             raise IntegrityError(
                 f"{what} is refused", why=f"it belongs to the registry {manifest.registry[:12]}"
             )

@@ -409,3 +409,43 @@ def fsck(
         )
     if not report.ok:
         raise typer.Exit(ExitCode.INTEGRITY)
+
+
+@app.command("export")
+def export_command(
+    ref: Ref,
+    target: Annotated[Path, typer.Argument(help="A new file or folder.")],
+    form: Annotated[str, typer.Option("--as", help="tar, folder, oci, hf or gguf.")] = "tar",
+) -> None:
+    """Write an artifact for others (folder: with a model.sig that model_signing verifies)."""
+    out.line(str(Workbench().artifacts.export(ref, target, form)))
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(help="An exported tar.", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option("--name", help="What to call it here.")] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", help="The other registry's root fingerprint.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take in an exported tar, everything verified."""
+    out.choose(as_json=as_json)
+    view = Workbench().artifacts.import_tar(source, name=name, root=root)
+    out.record({k: v for k, v in _row(view).items() if k not in ("id", "size_bytes", "state")})
+
+
+@app.command("verify-folder")
+def verify_folder(
+    folder: Annotated[Path, typer.Argument(help="A model's folder.", exists=True)],
+    public_key: Annotated[Path, typer.Option("--public-key", help="PEM.", exists=True)],
+    signature: Annotated[
+        Path | None, typer.Option("--signature", help="By default model.sig in the folder.")
+    ] = None,
+) -> None:
+    """Check a folder against a model.sig made by us or by model_signing."""
+    count = Workbench().artifacts.verify_folder(
+        folder, signature or folder / "model.sig", public_key
+    )
+    out.line(f"right: {count} files are what was signed")

@@ -1,0 +1,99 @@
+"""The catalogue of shared adapters as the CLI and the screens call it; a part of ``Artifacts``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.types.artifacts import ArtifactView, MarketEntry
+
+if TYPE_CHECKING:
+    from engine.paths import StatePaths
+    from engine.registry import Registry
+    from engine.registry.market import Market as Catalogue
+
+Progress = Callable[[str, int, int], None]
+
+
+class Market:
+    """The verbs of ``modelops-tui market``; ``url`` is a catalogue: a bucket or a folder."""
+
+    paths: StatePaths
+
+    @property
+    def registry(self) -> Registry:
+        raise NotImplementedError
+
+    def _catalogue(self, url: str) -> Catalogue:
+        from engine.registry.market import Market as Catalogue
+        from engine.registry.sync.remotes import Remotes, connect
+
+        book = Remotes(self.registry.layout)
+        known = {view.name for view in book.list()}
+        return Catalogue(self.registry, book.open(url) if url in known else connect(url))
+
+    def market_browse(
+        self, url: str, text: str = "", base: str | None = None
+    ) -> tuple[MarketEntry, ...]:
+        """What is shared, newest first; ``text`` filters by words."""
+        return self._catalogue(url).browse(text, base)
+
+    def market_publish(self, url: str, ref: str, summary: str = "") -> MarketEntry:
+        """Share an adapter of this registry."""
+        return self._catalogue(url).publish(ref, summary=summary)
+
+    def market_pin(self, url: str, fingerprint: str, owner: str = "") -> str:
+        """Trust a publisher by its fingerprint; returns the key id."""
+        return self._catalogue(url).pin(fingerprint, owner)
+
+    def market_unpin(self, url: str, fingerprint: str) -> None:
+        """Trust a publisher no more."""
+        self._catalogue(url).unpin(fingerprint)
+
+    def market_card(self, url: str, ref: str) -> str:
+        """The card of a shared adapter."""
+        return self._catalogue(url).find(ref)[1].card
+
+    def market_verify(self, url: str, ref: str) -> tuple[str, ...]:
+        """Read a shared adapter's files again; returns the problems."""
+        return self._catalogue(url).verify(ref)
+
+    def market_install(
+        self,
+        url: str,
+        ref: str,
+        *,
+        base: str | None = None,
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> ArtifactView:
+        """Fetch, check and publish a shared adapter here.
+
+        Args:
+            url: the catalogue.
+            ref: ``name``, ``name@version`` or ``fingerprint/name``.
+            base: the base model it is to go on; by default the one it names.
+            name: what to call it here.
+            progress: told ``(file, bytes done, bytes in all)``.
+
+        Raises:
+            Refused: publisher not pinned, base does not fit, files that are no plain data.
+        """
+        catalogue = self._catalogue(url)
+        folder, manifest = self._base(base or catalogue.find(ref)[1].base.name, needed=bool(base))
+        return catalogue.install(
+            ref, base=folder, base_manifest=manifest, name=name, report=progress
+        )
+
+    def _base(self, ref: str, *, needed: bool) -> tuple[Path | None, str | None]:
+        from engine.errors import ModelOpsError
+        from engine.models import resolve_model
+
+        try:
+            location = resolve_model(ref, self.paths)
+        except ModelOpsError:
+            if needed:
+                raise
+            return None, None
+        return location.path, location.manifest
