@@ -12,7 +12,7 @@ from engine.paths import StatePaths
 from engine.queue.schedule import Decision, LaneState, Waiting, gib, schedule
 from engine.store import run
 from engine.store.run import Outcome
-from engine.supervise.durable import read_json
+from engine.supervise.durable import read_json_or_none
 
 #: A measured peak is asked for again with this margin.
 PEAK_MARGIN = 1.1
@@ -71,7 +71,7 @@ class Admission:
         if outcome.state != "succeeded" or outcome.exit is None or outcome.began is None:
             return
         on_gpu = running.lane.startswith("gpu-")
-        result = read_json(running.folder / "result.json") or {}
+        result = read_json_or_none(running.folder / "result.json") or {}
         peak = result.get("peak_memory_bytes") if on_gpu else outcome.exit.get("max_rss_bytes")
         row = conn.execute(
             "SELECT signature FROM steps WHERE job_id=? AND name=?",

@@ -24,7 +24,7 @@ from engine.errors import ModelOpsError
 from engine.paths import StatePaths
 from engine.store.run import Outcome
 from engine.supervise.crash import crash_point
-from engine.supervise.durable import read_json
+from engine.supervise.durable import read_json_or_none
 from engine.supervise.identity import (
     MARKER_ENV,
     boot_id,
@@ -75,7 +75,7 @@ class Running:
     def attach(self) -> None:
         """Find the shim of an adopted attempt, to wait for it and to signal it."""
         if self.pidfd is None:
-            begun = read_json(self.folder / "begun.json")
+            begun = read_json_or_none(self.folder / "begun.json")
             if begun is not None:
                 self.pidfd = open_process(begun)
 
@@ -184,7 +184,7 @@ def clear_strays(paths: StatePaths, running: Running) -> bool:
     A process that closed its descriptors holds no lock any more; it is found by the marker in its
     environment, or by the session the shim had opened.
     """
-    begun = read_json(running.folder / "begun.json")
+    begun = read_json_or_none(running.folder / "begun.json")
     session = None
     if begun is not None and begun.get("boot") == boot_id():
         session = int(begun["pid"])
@@ -195,10 +195,10 @@ def clear_strays(paths: StatePaths, running: Running) -> bool:
 
 def judge(paths: StatePaths, running: Running) -> Outcome:
     """How a dead attempt ended, from the files it left. Call when its lock is free."""
-    begun = read_json(running.folder / "begun.json")
-    ended = read_json(running.folder / "exit.json")
-    result = read_json(running.folder / "result.json")
-    spec = read_json(running.folder / "spec.json") or {}
+    begun = read_json_or_none(running.folder / "begun.json")
+    ended = read_json_or_none(running.folder / "exit.json")
+    result = read_json_or_none(running.folder / "result.json")
+    spec = read_json_or_none(running.folder / "spec.json") or {}
     began = float(begun["t"]) if begun else None
     newest = has_complete(paths.step_work(running.job_id, running.step) / "checkpoints")
     progressed = newest > int(spec.get("checkpoint", -1))

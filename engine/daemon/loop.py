@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 SWEEP_S = 2.0
 FOLLOW_S = 1.0
+#: The engine leaves after so many failed turns in a row; the next starter gets a fresh one.
+MAX_FAILURES = 10
 #: A tree whose shim is dead dies within milliseconds; its lock is asked again so soon.
 DYING_S = 0.02
 
@@ -70,8 +72,18 @@ class MainLoop:
             self._server.start()
             _log.info("ready")
             threading.Thread(target=self._sweep_folders, name="sweep", daemon=True).start()
+            failures = 0
             while not self._leaving.is_set():
-                self._turn()
+                try:
+                    self._turn()
+                    failures = 0
+                except Exception:
+                    # one broken job must not stop all others; what is broken for good ends it
+                    _log.exception("a turn of the main loop failed")
+                    failures += 1
+                    if failures >= MAX_FAILURES:
+                        raise
+                    time.sleep(SWEEP_S)
         finally:
             self._close()
 

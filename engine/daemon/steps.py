@@ -13,7 +13,7 @@ from engine.errors import ModelOpsError
 from engine.paths import StatePaths
 from engine.store import run
 from engine.store.run import Expected, Outcome
-from engine.supervise.durable import read_json
+from engine.supervise.durable import read_json, read_json_or_none
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def prepare(
     conn: sqlite3.Connection, paths: StatePaths, step: StepRow
 ) -> Ready | Remembered | Unmet:
     """Make a step ready to be claimed."""
-    plan = read_json(paths.run_dir(step.job_id) / "plan.json") or {}
     try:
+        plan = _plan_of(paths, step)
         unmet = _gate_failures(step, plan)
         if unmet is not None:
             return unmet
@@ -131,6 +131,21 @@ def prepare(
                 return Remembered(outcome, memo_of)
             run.forget(conn, key)
     return Ready(params, key, key if memoized else None, plan)
+
+
+def _plan_of(paths: StatePaths, step: StepRow) -> dict[str, Any]:
+    file = paths.run_dir(step.job_id) / "plan.json"
+    try:
+        plan = read_json(file)
+    except ValueError as error:
+        raise ModelOpsError(f"the plan of job {step.job_id} is damaged", why=str(error)) from error
+    if plan is None:
+        raise ModelOpsError(
+            f"the plan of job {step.job_id} is gone",
+            why=f"there is no {file}",
+            hint="submit the recipe again",
+        )
+    return plan
 
 
 def step_key(kind: str, params: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
@@ -192,7 +207,7 @@ def matrix_table(conn: sqlite3.Connection, paths: StatePaths, job_id: str) -> di
         " AND state='succeeded'",
         (job_id,),
     ).fetchall()
-    plan = read_json(paths.run_dir(job_id) / "plan.json") if rows else None
+    plan = read_json_or_none(paths.run_dir(job_id) / "plan.json") if rows else None
     if plan is None:
         return None
     from engine.recipe import picks

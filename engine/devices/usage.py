@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.devices import probe
-from engine.supervise.durable import read_json
+from engine.supervise.durable import read_json_or_none
 from engine.supervise.identity import boot_id
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -15,7 +15,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def session_pids(attempt_folder: Path) -> set[int]:
     """The processes of a running attempt; empty before its shim's first word."""
-    begun = read_json(attempt_folder / "begun.json")
+    begun = read_json_or_none(attempt_folder / "begun.json")
     if begun is None or begun.get("boot") != boot_id():
         return set()
     session = int(begun["pid"])

@@ -45,3 +45,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     value: dict[str, Any] = json.loads(data)
     return value
+
+
+def read_json_or_none(path: Path) -> dict[str, Any] | None:
+    """``read_json`` that takes a damaged file for a missing one (a disk that lost its writes)."""
+    try:
+        return read_json(path)
+    except ValueError:
+        return None

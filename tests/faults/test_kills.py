@@ -86,6 +86,15 @@ def test_random_kills(harness: Harness) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_random_kills_with_hot_spares(harness: Harness) -> None:
+    text = harness.paths.config.read_text()
+    harness.paths.config.write_text(text + "hot_spare = true\n")
+    attack(harness, kills=100, jobs=25, timeout=1500)
+    assert violations(harness, checkpoint_every=CHECKPOINT_EVERY) == []
+
+
+@pytest.mark.nightly
 @pytest.mark.timeout(7200)
 def test_a_thousand_random_kills(harness: Harness) -> None:
     attack(harness, kills=1000, jobs=200, timeout=7000)

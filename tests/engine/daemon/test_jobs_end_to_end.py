@@ -334,3 +334,35 @@ def test_an_engine_that_cannot_start_shows_the_end_of_its_log(
     with pytest.raises(EngineUnavailable, match="could not be started") as caught:
         client.start(harness.paths)
     assert "engine.grace_s is not valid" in caught.value.why
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_a_job_without_its_plan_fails_and_others_run(harness: Harness, damage: str) -> None:
+    broken = harness.submit(steps=1)
+    plan_file = harness.paths.run_dir(broken) / "plan.json"
+    if damage == "gone":
+        plan_file.unlink()
+    else:
+        plan_file.write_text('{"steps": [')
+    fine = harness.submit(steps=1)
+    harness.wait_ended(30)
+    view = harness.jobs.get(broken)
+    assert view.state is JobState.FAILED
+    assert view.error is not None
+    assert f"the plan of job {broken} is {damage}" in view.error["what"]
+    assert harness.jobs.get(fine).state is JobState.SUCCEEDED
+
+
+def test_a_damaged_result_is_no_result(harness: Harness) -> None:
+    """A disk that lost its last writes: the attempt is judged by what else it left."""
+    job = harness.submit(steps=5, step_s=0.1, checkpoint_every=2)
+    harness.start_engine()
+    harness.wait_for(lambda: harness.marked()["worker"])
+    harness.kill_engine()
+    harness.wait_for(lambda: not harness.marked()["shim"])
+    folder = harness.paths.attempt_dir(job, 1)
+    (folder / "result.json").write_text('{"attempt": 1, "sta')
+    (folder / "exit.json").unlink()
+    harness.wait_ended(30)
+    assert [a.state for a in harness.jobs.attempts(job)] == ["interrupted", "succeeded"]
+    assert harness.jobs.steps(job)[0].outputs["resumed_from"] == 4.0
