@@ -11,6 +11,7 @@ from engine.data.source import resolve_data
 from engine.errors import BadInput
 from engine.worker.context import StepResult
 from recipes.finetune.arguments import make_arguments, training_arguments
+from recipes.finetune.batch_size import sizes
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.memory import peak_memory_bytes
 from recipes.finetune.outcome import Outcome, publish_outcome
@@ -22,7 +23,6 @@ from recipes.finetune.supervised import (
     mean_last,
     outcome_samples,
     samples_before,
-    sizes,
     tell_report,
     tell_samples,
 )

@@ -17,6 +17,7 @@ from engine.data.source import DataLocation, resolve_data
 from engine.errors import BadInput
 from engine.worker.context import StepResult
 from recipes.finetune.arguments import make_arguments, total_steps, training_arguments
+from recipes.finetune.batch_size import sizes
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.check import shapes_for
 from recipes.finetune.memory import peak_memory_bytes
@@ -28,7 +29,6 @@ from recipes.finetune.supervised import (
     outcome_samples,
     resume_from,
     samples_before,
-    sizes,
     tell_report,
     tell_samples,
 )

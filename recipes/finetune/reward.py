@@ -21,11 +21,12 @@ from engine.data.masks import sides
 from engine.errors import BadInput
 from engine.worker.context import StepResult
 from recipes.finetune.arguments import total_steps
+from recipes.finetune.batch_size import sizes
 from recipes.finetune.memory import peak_memory_bytes
 from recipes.finetune.preference import read_preferences
 from recipes.finetune.reward_heads import make_head, pairwise_loss
 from recipes.finetune.session import Session, config_hash, open_session
-from recipes.finetune.supervised import mean_last, sizes
+from recipes.finetune.supervised import mean_last
 from recipes.finetune.watching import Watch
 from recipes.loading import base_artifact, load_causal_lm
 

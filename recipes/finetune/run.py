@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from engine.errors import DoesNotFit, MissingPart
+from recipes.finetune.batch_size import halve_batch
 from recipes.finetune.schema import FinetuneSpec
 
 if TYPE_CHECKING:
@@ -45,13 +46,22 @@ def run(ctx: StepContext) -> StepResult:
     set_up(ctx)
     module = import_module(f"recipes.finetune.{_MODULES[spec.train.method]}")
     try:
-        result: StepResult = module.train(ctx, spec)
-    except MemoryError as error:
-        raise out_of_memory(spec, "the machine's memory is used up") from error
-    except RuntimeError as error:
-        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-            raise out_of_memory(spec, str(error).strip().splitlines()[0]) from error
-        raise
+        try:
+            result: StepResult = module.train(ctx, spec)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if spec.train.batch != "auto" or not halve_batch(ctx):
+                raise out_of_memory(spec, str(error).strip().partition("\n")[0]) from error
+            ctx.note("memory ran out: once more with half the batch", level="warning")
+            release_memory()
+            set_up(ctx)
+            try:
+                result = module.train(ctx, spec)
+            except (MemoryError, RuntimeError) as again:
+                if not is_out_of_memory(again):
+                    raise
+                raise out_of_memory(spec, str(again).strip().partition("\n")[0]) from again
     except ImportError as error:
         raise MissingPart(
             f"method {spec.train.method!r} needs a library that is not installed",
@@ -59,6 +69,25 @@ def run(ctx: StepContext) -> StepResult:
             hint="pip install 'modelops-tui[preference]'",
         ) from error
     return result
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (or Python) ran out of memory, on the CPU or the GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def release_memory() -> None:
+    """Let go of the failed try's tensors."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def set_up(ctx: StepContext) -> None:

@@ -12,6 +12,7 @@ from engine.worker.context import StepResult
 from recipes.evaluate.generation import answers, shown_prompt
 from recipes.evaluate.perplexity import score_rows
 from recipes.finetune.arguments import make_arguments, total_steps, training_arguments
+from recipes.finetune.batch_size import sizes
 from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.memory import peak_memory_bytes
@@ -75,18 +76,6 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             eval_losses=watch.eval_losses,
         ),
     )
-
-
-def sizes(session: Session) -> tuple[int, int]:
-    """``(max_length, batch)``, solved from the memory where the recipe says ``auto``."""
-    data, train_section = session.spec.data, session.spec.train
-    if data.max_length != "auto" and train_section.batch != "auto":
-        return data.max_length, train_section.batch
-    from recipes.finetune.fit import solve
-
-    max_length, batch = solve(session.spec, session.ctx.paths, session.device)
-    session.ctx.note(f"auto: batch {batch}, max_length {max_length} fit the memory")
-    return max_length, batch
 
 
 def tell_report(ctx: StepContext, prepared: Prepared) -> None:

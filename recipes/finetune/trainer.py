@@ -18,15 +18,25 @@ if TYPE_CHECKING:
     from recipes.loading import Precision
 
 
+#: What libraries without an errno (safetensors, torch's zip writer) say of a full disk.
+_FULL_DISK = (
+    "no space left",
+    "file too large",
+    "file write failed",
+    "failed writing file",
+    "quota exceeded",
+    # torch's zip writer on its way out of a failed write
+    "unexpected pos",
+    "iostream error",
+)
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether a library's error means that the disk (or quota) is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     text = str(error).lower()
-    return any(
-        word in text
-        for word in ("no space left", "file write failed", "failed writing file", "quota exceeded")
-    )
+    return any(words in text for words in _FULL_DISK)
 
 
 def saving_mixin(base: Any) -> Any:
