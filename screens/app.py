@@ -68,12 +68,21 @@ class WorkbenchApp(App[None]):
         self.animation_level = "none"
         for theme in themes.THEMES:
             self.register_theme(theme)
-        self.theme = themes.chosen(self.settings)
+        self._begin_with_theme(themes.chosen(self.settings))
         if self.ascii_only:
             from screens.ascii_filter import AsciiFilter
 
             self._filters.append(AsciiFilter())
         self.set_keymap(dict(self.settings.keys))
+
+    def _begin_with_theme(self, name: str) -> None:
+        """As setting ``theme``, but before the first frame: nothing has to be styled again."""
+        self.set_reactive(App.theme, name)
+        theme = self.current_theme
+        classes = {f"-theme-{name}": True, "-dark-mode": theme.dark, "-light-mode": not theme.dark}
+        self.update_classes(classes, update=False)
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     # -- life -------------------------------------------------------------------------------------
 

@@ -51,10 +51,8 @@ class DetailScreen(WorkScreen):
         yield PagedTable(self.COLUMNS, id="list")
         panes = [Pane(name, title, partial(TextPane, id=name)) for name, title in self.PANES]
         yield PaneDeck(panes, id="detail")
-        yield TextPane(id="empty")
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.action_reload()
 
     def on_screen_resume(self) -> None:
@@ -78,7 +76,14 @@ class DetailScreen(WorkScreen):
     # -- rows -------------------------------------------------------------------------------------
 
     def action_reload(self) -> None:
-        self.in_thread("list", self.fetch, self._take_rows)
+        self.in_thread("list", self.fetch, self._take_rows, self._no_rows)
+
+    def _no_rows(self, error: ModelOpsError) -> bool:
+        """What can't be listed says so in the place of the list."""
+        self.rows, self._loaded = (), True
+        self.add_class("empty")
+        self.show_empty(lambda width: error_lines(error, width))
+        return True
 
     def _take_rows(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
@@ -96,7 +101,7 @@ class DetailScreen(WorkScreen):
         nothing = self._loaded and not self.rows and not self.filter_text
         self.set_class(nothing, "empty")
         if nothing:
-            self.query_one("#empty", TextPane).show(self.empty_lines)
+            self.show_empty(self.empty_lines)
         self.table.set_rows(rows)
         self.show_crumbs()
 

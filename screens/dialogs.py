@@ -168,7 +168,6 @@ class CommandDialog(TextDialog):
             told = f"It could not be written to {self.file}: {error}"
         self._lines += paragraph(told, 70, "dim")
         self.app.copy_to_clipboard(self.command)
-        super().on_mount()
 
 
 def error_lines(error: ModelOpsError, width: int) -> list[Line]:

@@ -9,16 +9,19 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
 from textual.worker import Worker, WorkerState
 
 from engine.errors import ModelOpsError
 from screens.widgets.key_hints import KeyHints
 from screens.widgets.paged_table import PagedTable
-from screens.widgets.text_pane import TextPane
+from screens.widgets.text_pane import Build, TextPane
 from screens.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
+    # 15 ms: only when something is written
+    from textual.widgets import Input
+
     from engine.api import Workbench
     from screens.app import WorkbenchApp
 
@@ -33,11 +36,18 @@ class WorkScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-short"), (30, "-tall")]  # noqa: RUF012
 
+    def __init__(self) -> None:
+        super().__init__()
+        # as the first Resize would set them, so that it need not style everything again
+        width, height = self.app.size
+        points = (width, self.HORIZONTAL_BREAKPOINTS), (height, self.VERTICAL_BREAKPOINTS)
+        for value, breakpoints in points:
+            self.add_class(max(pair for pair in breakpoints if pair[0] <= value)[1])
+
     def compose(self) -> ComposeResult:
         yield TopBar([self.heading])
         with Vertical(id="frame"):
             yield from self.compose_body()
-            yield Input(id="filter", placeholder="filter", compact=True)
         yield KeyHints()
         yield Static(
             "this terminal is smaller than 60x16; `modelops-tui jobs list` prints plain lines",
@@ -50,7 +60,6 @@ class WorkScreen(Screen[None]):
         raise NotImplementedError
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
         self.work_app.tell_engine(self)
 
     @property
@@ -88,12 +97,33 @@ class WorkScreen(Screen[None]):
     def action_reload(self) -> None:
         """Read everything again."""
 
+    def show_empty(self, lines: Build) -> None:
+        """What is said in place of the list when there is nothing to list."""
+        found = self.query("#empty")
+        if found:
+            cast(TextPane, found.first()).show(lines)
+            return
+        pane = TextPane(id="empty")
+        pane.show(lines)
+        self.query_one("#frame").mount(pane)
+
     # -- filter line ------------------------------------------------------------------------------
 
-    def action_filter(self) -> None:
+    @property
+    def filter_field(self) -> Input | None:
+        """The filter line, once it was asked for."""
+        found = self.query("#filter")
+        return cast("Input", found.first()) if found else None
+
+    async def action_filter(self) -> None:
         """Open the filter line; in a text it searches."""
-        field = self.query_one("#filter", Input)
+        from textual.widgets import Input
+
         self._searched = self.focused if isinstance(self.focused, TextPane) else None
+        field = self.filter_field
+        if field is None:
+            field = Input(id="filter", compact=True)
+            await self.query_one("#frame").mount(field)
         field.placeholder = "search" if self._searched else "filter"
         field.display = True
         if self._searched is not None:
@@ -127,9 +157,9 @@ class WorkScreen(Screen[None]):
 
     def action_escape(self) -> None:
         """Out: the filter first, then a zoomed part, then from the details to the list."""
-        field = self.query_one("#filter", Input)
+        field = self.filter_field
         home = self.first_list()
-        if field.display:
+        if field is not None and field.display:
             searching = self._searched is not None
             field.value = ""
             field.display = False

@@ -57,7 +57,6 @@ class ChatScreen(WorkScreen):
         yield Input(id="message", placeholder="write a message, enter sends it", compact=True)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.query_one("#chat-1").display = False
         self._show()
 
@@ -68,7 +67,6 @@ class ChatScreen(WorkScreen):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if event.input.id != "message":
-            super().on_input_submitted(event)
             return
         event.stop()
         text = event.value.strip()
@@ -112,6 +110,8 @@ class ChatScreen(WorkScreen):
                     told = time.monotonic()
                     self.post_message(Pieces(column, turn, tuple(pieces)))
                     pieces = []
+        except ImportError as error:
+            problem = f"this installation can't chat: {error}"
         except ModelOpsError as error:
             problem = "\n".join(part for part in (str(error), error.hint) if part)
         self.post_message(Pieces(column, turn, tuple(pieces), problem, over=True))

@@ -57,10 +57,8 @@ class JobsScreen(WorkScreen):
         panes = [Pane(name, title, partial(TextPane, id=name)) for name, title, _ in _PANES]
         panes.insert(2, Pane("log", "Log", partial(LogView, id="log")))
         yield PaneDeck(panes, id="detail")
-        yield TextPane(id="empty")
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.work_app.bridge.jobs_target = self
         self.work_app.bridge.refresh()
         self._clock = self.set_interval(CLOCK_EVERY, self._tick)
@@ -97,7 +95,7 @@ class JobsScreen(WorkScreen):
         nothing = self._loaded and not self.jobs and not filtered
         self.set_class(nothing, "empty")
         if nothing:
-            self.query_one("#empty", TextPane).show(_empty_lines)
+            self.show_empty(_empty_lines)
         self.table.set_rows([job_row(job, now, UNICODE) for job in self.jobs])
         self._show_crumbs()
 

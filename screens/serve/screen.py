@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from engine.errors import MissingPart
 from engine.types.serving import DeploymentState, DeploymentView
 from screens.actions import bindings
 from screens.detail_screen import DetailScreen
@@ -51,18 +52,20 @@ class ServeScreen(DetailScreen):
     PANES: ClassVar = (("overview", "Overview"), ("log", "Log"), ("curl", "curl"))
 
     def on_mount(self) -> None:
-        super().on_mount()
         self._timer = self.set_interval(LOOK_EVERY, self.action_reload)
 
     def on_screen_suspend(self) -> None:
         self._timer.pause()
 
     def on_screen_resume(self) -> None:
-        super().on_screen_resume()
         self._timer.resume()
 
     def fetch(self) -> Sequence[Row]:
-        return [deployment_row(view) for view in self.workbench.serving.list()]
+        try:
+            serving = self.workbench.serving
+        except ImportError as error:
+            raise MissingPart("this installation can't serve models", str(error)) from error
+        return [deployment_row(view) for view in serving.list()]
 
     def pane_lines(self, pane: str, item: DeploymentView) -> Build:
         if pane == "curl":

@@ -40,7 +40,6 @@ class SystemScreen(WorkScreen):
         yield PaneDeck(panes, id="system")
 
     def on_mount(self) -> None:
-        super().on_mount()
         self._timer = self.set_interval(LOOK_EVERY, self._look)
         self.load_pane()
 

@@ -32,6 +32,7 @@ class LogView(TextPane):
         super().__init__(id=id)
         self.log_file: LogFile | None = None
         self.following = True
+        self._widest = 0
         self._empty: list[Line] = [[("nothing was written yet", "dim")]]
 
     def on_mount(self) -> None:
@@ -80,14 +81,13 @@ class LogView(TextPane):
         count = len(log) if log else 0
         before = self.virtual_size.height
         at_end = self.following
-        width = self.size.width if self.wrapping else LINE_CAP // 16
-        self.resize_to(max(1, count), width)
+        self.resize_to(max(1, count), 0 if self.wrapping else self._widest)
         if at_end and count:
-            self.scroll_to(y=count, animate=False, immediate=True)
+            self.scroll_end(animate=False)
         if before >= count or self.scroll_offset.y + self.size.height >= before - 1:
             self.refresh()
 
-    def on_resize(self) -> None:
+    def resized(self) -> None:
         if self.log_file is not None and self.wrapping:
             self._reopen(self.log_file.path)
         elif self.following:
@@ -99,6 +99,10 @@ class LogView(TextPane):
             gone = log is not None and log.gone
             return [("the log is gone: its job was deleted", "warn")] if gone else self._empty[0]
         text = log.line(number)
+        if len(text) > self._widest:
+            # the scrollable width grows with what was seen: no line is read for its length alone
+            self._widest = len(text)
+            self.call_later(self._show_index)
         lowered = text.lower()
         if "error" in lowered or "traceback" in lowered:
             return [(text, "bad")]
@@ -122,12 +126,24 @@ class LogView(TextPane):
         if self.log_file is not None:
             self._reopen(self.log_file.path)
 
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
-        if new_value < old_value:
-            self.following = False
-        elif new_value >= self.max_scroll_y:
-            self.following = True
+    def action_scroll_line_up(self) -> None:
+        self.following = False
+        super().action_scroll_line_up()
+
+    def action_scroll_half_up(self) -> None:
+        self.following = False
+        super().action_scroll_half_up()
+
+    def action_scroll_top(self) -> None:
+        self.following = False
+        super().action_scroll_top()
+
+    def action_scroll_bottom(self) -> None:
+        self.following = True
+        super().action_scroll_bottom()
+
+    def on_mouse_scroll_up(self) -> None:
+        self.following = False
 
     def find(self, step: int) -> bool:
         log = self.log_file

@@ -38,6 +38,10 @@ class TextPane(LineView):
             self._make()
 
     def on_resize(self) -> None:
+        self.resized()
+
+    def resized(self) -> None:
+        """The width may have changed. (Textual calls ``on_resize`` of every class.)"""
         if self.size.width != self._made_for:
             self._make()
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from screens.log_file import HOLE, LINE_CAP, LogFile
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.screens.seeded import Seed, seed_all
 
 NO_ENGINE = "[ui]\nstart_engine = false\n"

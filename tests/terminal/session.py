@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 _ESCAPES = re.compile(
-    rb"\x1b\[[0-9;:?<>=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\|\x1b[()][0-9A-B]|\x1b[@-Z\\-_=>78]"
+    rb"\x1b\[[0-9;:?<>=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+    rb"|\x1bP[^\x1b]*\x1b\\|\x1b[()][0-9A-B]|\x1b[@-Z\\-_=>78]"
 )
 #: How long anything on a busy machine may take.
 PATIENCE_S = 40.0

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.screens.seeded import NOW, Seed
 from tests.terminal.session import Session
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.terminal.session import PATIENCE_S, Session
 
 READY = "house-style"
