@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COLUMNS = ["id", "path", "number", "start", "end", "headings", "prefix", "search_text"]
-#: IVF_RQ at 1M chunks: recall@10 .957 at 11 CPU-ms
+#: IVF_RQ; ``REFINE`` times the asked rows are scored exactly: 500 for the usual 100 candidates
+#: (20 times 100 cost 44 CPU-ms at 60,000 chunks, 5 times 16, both with recall@10 1.0)
 NPROBES = 20
-REFINE = 20
+REFINE = 5
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,13 @@ class Retriever:
             },
             warnings=self.warnings(),
         )
+
+    def nearest(self, vector: NDArray[np.float32], k: int = 10) -> list[str]:
+        """Paths of the ``k`` chunks nearest by vector alone, best first."""
+        rows = self._by_vector(vector, "", Settings().candidates, []).rows[:k]
+        taken = self.generation.table.take_row_ids(rows).select(["path"]).with_row_id().to_arrow()
+        known = dict(zip(taken["_rowid"].to_pylist(), taken["path"].to_pylist(), strict=True))
+        return [known[row] for row in rows]
 
     # -- candidates -------------------------------------------------------------------------------
 
