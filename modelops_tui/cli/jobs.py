@@ -258,13 +258,45 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Stop a job for good; what it checkpointed stays, and `retry` goes on from it."""
-    _asked(Workbench().jobs.cancel(job, now=now), as_json, "asked to stop")
+    bench = Workbench()
+    view = bench.jobs.cancel(job, now=now)
+    _carried_out(bench, view)
+    _asked(view, as_json, "asked to stop")
 
 
 @app.command()
 def pause(job: Job, as_json: Json = False) -> None:
     """Save a checkpoint, free the device, keep the place in the queue."""
-    _asked(Workbench().jobs.pause(job), as_json, "asked to pause")
+    bench = Workbench()
+    view = bench.jobs.pause(job)
+    _carried_out(bench, view)
+    _asked(view, as_json, "asked to pause")
+
+
+def _carried_out(bench: Workbench, view: JobView) -> None:
+    """A job that runs is stopped by the engine: one must be there, even if it was killed."""
+    if view.state is JobState.STOPPING:
+        bench.system.ensure_engine()
+
+
+@app.command()
+def freeze(job: Job) -> None:
+    """Stop a running job's clock (SIGSTOP); it keeps its memory. `pause` frees it."""
+    _freeze(job, thaw=False)
+
+
+@app.command()
+def thaw(job: Job) -> None:
+    """Let a frozen job go on."""
+    _freeze(job, thaw=True)
+
+
+def _freeze(job: str, *, thaw: bool) -> None:
+    bench = Workbench()
+    view = bench.jobs.get(job)
+    if not bench.system.freeze(view.id, thaw=thaw):
+        raise Conflict(f"job {view.id} does not run", why=f"it is {view.state}")
+    out.say(f"job {view.id} {'goes on' if thaw else 'is frozen: it keeps its memory'}")
 
 
 @app.command()
