@@ -36,7 +36,7 @@ _OPTIMIZER_BYTES = {
     "sgd": 0.0,
 }
 #: Measured over counted activation bytes on a CPU, by bytes a number: allocator and buffers.
-_ACTIVATION_FACTOR = {2: 1.15, 4: 1.25}
+_ACTIVATION_FACTOR = {2: 0.8, 4: 1.25}
 #: Bytes per token and vocabulary entry around the loss.
 _LOGIT_BYTES = 20
 #: Safety over the sum: an estimate may be too high, never much too low.

@@ -39,6 +39,7 @@ def load_causal_lm(
         return _with_adapter(model, location)
     folder = ensure_base(location, paths or StatePaths.default())
     with quiet_libraries():
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM  # 2.3 s
 
         options: dict[str, Any] = {"attn_implementation": attention or "sdpa"}
@@ -48,7 +49,7 @@ def load_causal_lm(
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
             )
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, SafetensorError) as error:
             raise BadInput(
                 f"the model {location.name!r} can't be loaded",
                 why=str(error).strip().splitlines()[0],
@@ -62,10 +63,11 @@ def load_causal_lm(
 def _with_adapter(model: Any, location: ModelLocation) -> Any:
     with quiet_libraries():
         from peft import PeftModel  # 3 s
+        from safetensors import SafetensorError
 
         try:
             return PeftModel.from_pretrained(model, str(location.path)).eval()
-        except (ValueError, KeyError, RuntimeError, OSError) as error:
+        except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
             raise BadInput(
                 f"the adapter {location.name!r} does not fit its base",
                 why=str(error).strip().splitlines()[0],
