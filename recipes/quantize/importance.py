@@ -76,7 +76,7 @@ def collect(
     ).windows
     sums, done = _resume(state)
     accumulators = {k: torch.from_numpy(v) for k, v in sums.items()}
-    handles = _hook(model.model, accumulators)
+    handles = hook(model.model, accumulators)
     try:
         tokens = sum(len(w) for w in windows[:done])
         total = sum(len(w) for w in windows)
@@ -105,7 +105,8 @@ def collect(
     state.unlink(missing_ok=True)
 
 
-def _hook(model: Any, sums: dict[str, Any]) -> list[Any]:
+def hook(model: Any, sums: dict[str, Any]) -> list[Any]:
+    """Add the squared inputs of every linear layer to ``sums``; returns the hooks' handles."""
     import torch
 
     handles = []

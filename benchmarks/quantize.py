@@ -1,0 +1,146 @@
+"""Conversion, quantization, importance matrix and evaluation against llama.cpp's own tools and
+bare passes.
+
+Set ``LLAMA_CPP_TOOLS`` to a folder with ``llama-quantize`` and ``convert_hf_to_gguf.py`` (from the
+sdist of llama-cpp-python; ``GGUF_PY`` may name its ``gguf-py``) to compare with them; without it
+those lines are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.models import resolve_model
+from engine.paths import StatePaths
+
+TOKENS, WINDOW, REPEATS = 4096, 512, 3
+THREADS = os.cpu_count() or 1
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU-seconds of this process in ``work``, and its result."""
+    began = time.process_time()
+    result = work()
+    return time.process_time() - began, result
+
+
+def child(command: list[str]) -> tuple[float, float]:
+    """CPU-seconds and peak MB of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(["/usr/bin/env", *command], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(done.stderr[-500:])
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, after.ru_maxrss / 1024
+
+
+def row(what: str, ours: float, theirs: float, bar: float) -> None:
+    print(f"| {what} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} | <= {bar} |", flush=True)
+
+
+def best(work: Callable[[], float]) -> float:
+    return min(work() for _ in range(REPEATS))
+
+
+def conversion(folder: Path, scratch: Path, tools: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from recipes.gguf.convert import convert;"
+        "convert(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    mine = [sys.executable, "-c", code, str(folder), str(scratch / "a.gguf")]
+    script = str(tools / "convert_hf_to_gguf.py")
+    other = [sys.executable, script, str(folder), "--outfile", str(scratch / "b.gguf")]
+    row(
+        "HF -> GGUF, CPU-s",
+        best(lambda: child(mine)[0]),
+        best(lambda: child([*other, "--outtype", "bf16"])[0]),
+        1.1,
+    )
+
+
+def quantization(source: Path, scratch: Path, tools: Path) -> None:
+    from recipes.gguf.levels import level
+    from recipes.gguf.quantizer import Settings, quantize
+
+    for name in ("Q8_0", "Q4_K_M"):
+        ours = best(
+            lambda name=name: timed(
+                lambda: quantize(source, scratch / "q.gguf", Settings(level(name), THREADS))
+            )[0]
+        )
+        command = [str(tools / "llama-quantize"), str(source), str(scratch / "r.gguf"), name]
+        theirs = best(lambda command=command: child([*command, str(THREADS)])[0])
+        row(f"GGUF -> {name}, CPU-s", ours, theirs, 1.1)
+        same = (scratch / "q.gguf").read_bytes() == (scratch / "r.gguf").read_bytes()
+        print(f"\n{name}: byte-identical to llama-quantize: {same}\n", flush=True)
+
+
+def evaluation(folder: Path, source: Path, scratch: Path) -> None:
+    from recipes.gguf.runtime import GgufModel
+    from recipes.gguf.vocabulary import load_tokenizer
+    from recipes.measuring.measure import Reference, cut
+    from recipes.quantize.importance import hook
+    from recipes.quantize.texts import read, stream
+    from recipes.quantize.torch_source import load_source
+
+    tokenizer = load_tokenizer(folder)
+    name, examples = read("house/train", StatePaths(scratch))
+    ids = stream(name, examples, tokenizer, TOKENS).ids
+    windows = cut("text", ids, TOKENS, WINDOW)
+    torch_model = load_source(folder, threads=THREADS, device="cpu")
+    reference = Reference(windows, scratch, torch_model.n_vocab)
+    reference.compute(torch_model, lambda _a, _b: None, lambda: None)
+
+    def forward() -> None:
+        for window in windows.windows:
+            torch_model.forward(window)
+
+    plain = timed(forward)[0]
+    handles = hook(torch_model.model, {})
+    hooked = timed(forward)[0]
+    for handle in handles:
+        handle.remove()
+    torch_model.close()
+    row(f"importance matrix / one forward pass, {TOKENS} tokens, CPU-s", hooked, plain, 2)
+    with GgufModel(source, context=WINDOW, threads=THREADS) as model:
+
+        def bare() -> None:
+            for window in windows.windows:
+                model.logits(window)
+
+        bare()
+        passes = timed(bare)[0]
+        measured, found = timed(lambda: reference.measure(model, lambda _a, _b: None, lambda: None))
+    row(f"perplexity and KL / bare pass, {TOKENS} tokens, CPU-s", measured, passes, 1.3)
+    print(f"\nKL of the unquantized GGUF: {found.kl:.6f}\n", flush=True)
+
+
+def main() -> None:
+    from recipes.gguf.convert import convert
+    from recipes.loading import ensure_base
+
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        paths = StatePaths(scratch / "home").ensure()
+        folder = ensure_base(resolve_model("smollm2-135m-instruct", paths), paths)
+        source = scratch / "source.gguf"
+        convert(folder, source)
+        print("| what | ours | other | ratio | bar |\n|---|---|---|---|---|", flush=True)
+        tools = os.environ.get("LLAMA_CPP_TOOLS")
+        if tools:
+            conversion(folder, scratch, Path(tools))
+            quantization(source, scratch, Path(tools))
+        evaluation(folder, source, scratch)
+
+
+if __name__ == "__main__":
+    main()
