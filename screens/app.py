@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +23,16 @@ from screens.settings import UiSettings, load_settings
 if TYPE_CHECKING:
     from engine.types.system import EngineStatus
     from screens.frame import WorkScreen
+
+#: Seconds after the start until garbage is collected again (see ``modelops_tui.launch``).
+GC_AFTER_S = 2.0
+
+
+def _collect_garbage() -> None:
+    """From now on; what start-up made stays out of every later collection."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def _mode(name: str) -> Callable[[], Screen[Any]]:
@@ -89,6 +100,7 @@ class WorkbenchApp(App[None]):
     def on_mount(self) -> None:
         self._handle_signals()
         self.bridge.start()
+        self.set_timer(GC_AFTER_S, _collect_garbage)
         for problem in self.settings.problems:
             self.notify(problem, severity="warning", markup=False)
         if self._start_engine:

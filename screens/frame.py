@@ -37,12 +37,11 @@ class WorkScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-short"), (30, "-tall")]  # noqa: RUF012
 
     def __init__(self) -> None:
-        super().__init__()
         # as the first Resize would set them, so that it need not style everything again
         width, height = self.app.size
         points = (width, self.HORIZONTAL_BREAKPOINTS), (height, self.VERTICAL_BREAKPOINTS)
-        for value, breakpoints in points:
-            self.add_class(max(pair for pair in breakpoints if pair[0] <= value)[1])
+        found = [max(p for p in breakpoints if p[0] <= value)[1] for value, breakpoints in points]
+        super().__init__(classes=" ".join(found))
 
     def compose(self) -> ComposeResult:
         yield TopBar([self.heading])

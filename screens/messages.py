@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from engine.types.jobs import AttemptView, JobView, StepView
-from engine.types.system import EngineStatus
+if TYPE_CHECKING:
+    from engine.types.jobs import AttemptView, JobView, StepView
+    from engine.types.system import EngineStatus
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -53,10 +52,12 @@ def few_colours() -> bool:
 
 def load_settings(path: Path) -> UiSettings:
     """The screens' tables of ``config.toml``, without what checks all of it (60 ms of pydantic)."""
+    if not path.exists():
+        return UiSettings()
+    import tomllib
+
     try:
         return read_settings(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return UiSettings()
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return UiSettings(problems=(f"{path} can't be read: {error}; the defaults are used",))
 

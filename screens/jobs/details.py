@@ -21,7 +21,6 @@ from screens.text import (
     state_span,
     wall_time,
 )
-from screens.widgets.loss_chart import loss_chart
 
 NOTHING: list[Line] = [[("no job is chosen", "dim")]]
 
@@ -171,6 +170,8 @@ def chart(detail: JobDetail, width: int) -> list[Line]:
     """The loss curve of the step that reported last, as high as the pane is."""
     if detail.job is None:
         return NOTHING
+    from screens.widgets.loss_chart import loss_chart
+
     series = detail.series
     if not series.steps:
         return [[("no loss was reported yet", "dim")]]

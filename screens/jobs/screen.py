@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.app import ComposeResult
 from textual.widget import Widget
@@ -20,10 +20,12 @@ from screens.jobs.series import JobSeries
 from screens.messages import JobChanged, JobEvents, JobsChanged
 from screens.prose import paragraph
 from screens.text import UNICODE, Line
-from screens.widgets.log_view import LogView
 from screens.widgets.paged_table import PagedTable
 from screens.widgets.pane_deck import Pane, PaneDeck
 from screens.widgets.text_pane import TextPane
+
+if TYPE_CHECKING:
+    from screens.widgets.log_view import LogView
 
 _PANES: tuple[tuple[str, str, Callable[[details.JobDetail, int], list[Line]]], ...] = (
     ("overview", "Overview", details.overview),
@@ -55,7 +57,7 @@ class JobsScreen(WorkScreen):
     def compose_body(self) -> ComposeResult:
         yield PagedTable(COLUMNS, id="list")
         panes = [Pane(name, title, partial(TextPane, id=name)) for name, title, _ in _PANES]
-        panes.insert(2, Pane("log", "Log", partial(LogView, id="log")))
+        panes.insert(2, Pane("log", "Log", _log_view))
         yield PaneDeck(panes, id="detail")
 
     def on_mount(self) -> None:
@@ -159,9 +161,9 @@ class JobsScreen(WorkScreen):
         job = self.detail.job
         self.detail.now = self.work_app.clock()
         self.detail.ascii_only = self.work_app.ascii_only
-        if isinstance(pane, LogView):
+        if deck.current == "log":
             paths = self.workbench.paths
-            pane.open(paths.job_log(job.id) if job else None)
+            cast("LogView", pane).open(paths.job_log(job.id) if job else None)
             return
         if not isinstance(pane, TextPane):
             return
@@ -372,6 +374,13 @@ def _participle(verb: str) -> str:
     return {"cancel": "cancelled", "delete": "deleted (cancel it first)", "pause": "paused"}.get(
         verb, verb + "d"
     )
+
+
+def _log_view() -> LogView:
+    """Imported when a log is first looked at."""
+    from screens.widgets.log_view import LogView
+
+    return LogView(id="log")
 
 
 def _empty_lines(width: int) -> list[Line]:
