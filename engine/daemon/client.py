@@ -80,16 +80,18 @@ def start(paths: StatePaths) -> dict[str, Any]:
     Raises:
         EngineUnavailable: it ended or was not ready within 10 s.
     """
+    from engine.daemon import systemd
+
     paths.ensure()
     begin = _log_end(paths)
-    process = _spawn(paths)
+    process = None if systemd.start_installed(paths) else _spawn(paths)
     deadline = time.monotonic() + READY_S
     pause = 0.01
     while time.monotonic() < deadline:
         answer = hello(paths)
         if answer is not None:
             return answer
-        status = process.poll()
+        status = process.poll() if process is not None else None
         if status not in (None, _EXIT_OTHER_ENGINE):
             raise EngineUnavailable(
                 "the engine could not be started",

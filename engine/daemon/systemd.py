@@ -19,17 +19,18 @@ UNIT = "modelops-engine.service"
 _TEMPLATE = """\
 [Unit]
 Description=ModelOps TUI engine
-Documentation=man:modelops-tui
 
 [Service]
 Type=exec
-ExecStart={python} -P -m engine.daemon
+ExecStart="{python}" -P -m engine.daemon
 Environment={home}
 {path_line}
 # runs go on when the engine is replaced; the next engine adopts them
 KillMode=process
 Restart=on-failure
 RestartSec=1
+# 75: another engine runs already
+RestartPreventExitStatus=75
 StandardInput=null
 StandardOutput=append:{log}
 StandardError=append:{log}
@@ -114,6 +115,20 @@ def install(paths: StatePaths) -> Path:
     _systemctl("daemon-reload")
     _systemctl("enable", "--now", UNIT)
     return path
+
+
+def start_installed(paths: StatePaths) -> bool:
+    """Let systemd start the engine where the unit is installed; False: detach it ourselves."""
+    if paths.root != default_state_dir() or not unit_path().exists():
+        return False
+    fit = fitness()
+    if not fit.user_bus:
+        return False
+    try:
+        _systemctl("start", UNIT)
+    except ModelOpsError:
+        return False
+    return True
 
 
 def _systemctl(*arguments: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -98,11 +99,45 @@ def test_the_unit_file(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> No
     text = systemd.unit_text(paths)
     assert f'Environment="MODELOPS_HOME={paths.root}"' in text
     assert "KillMode=process" in text
-    assert f"ExecStart={sys.executable} -P -m engine.daemon" in text
-    if not systemd.fitness().user_bus:
-        with pytest.raises(Refused, match="user service") as caught:
-            systemd.install(paths)
-        assert "engine start" in caught.value.hint
+    assert f'ExecStart="{sys.executable}" -P -m engine.daemon' in text
+    unit = paths.root / systemd.UNIT
+    unit.write_text(text)
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_installing_the_unit(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No user bus can be had in a test: a script stands for systemctl and keeps what it is told."""
+    tools, told = paths.root / "bin", paths.root / "told"
+    tools.mkdir()
+    (tools / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    (tools / "systemctl").chmod(0o755)
+    runtime = paths.root / "run"
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(paths.root / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("MODELOPS_HOME", str(paths.root))
+    with pytest.raises(Refused, match="can't be installed") as caught:
+        systemd.install(paths)
+    assert "engine start" in caught.value.hint
+    assert not systemd.start_installed(paths)
+    runtime.mkdir()
+    (runtime / "bus").touch()
+    with pytest.raises(Refused, match="default state directory"):
+        systemd.install(StatePaths(paths.root / "other").ensure())
+    assert systemd.install(paths) == systemd.unit_path()
+    assert systemd.fitness().installed
+    assert systemd.start_installed(paths)
+    assert told.read_text().splitlines() == [
+        "--user daemon-reload",
+        f"--user enable --now {systemd.UNIT}",
+        f"--user start {systemd.UNIT}",
+    ]
+    (tools / "systemctl").write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+    assert not systemd.start_installed(paths), "then the engine is detached as before"
 
 
 def test_run_folders_without_a_job_are_swept(paths: StatePaths) -> None:
