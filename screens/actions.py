@@ -40,7 +40,11 @@ class Action:
     @property
     def method(self) -> str:
         """The Textual action string."""
-        return self.call or self.id.replace("-", "_")
+        if self.call:
+            return self.call
+        name = self.id.replace("-", "_")
+        # the app binds what works everywhere; the screen that is shown has the method
+        return f"screen.{name}" if self.where == "everywhere" else name
 
 
 _SCREENS = (

@@ -56,7 +56,7 @@ def _target(app: WorkbenchApp, action: Action) -> Widget | WorkbenchApp | None:
     if not action.palette:
         return None
     if action.where == "everywhere":
-        return app if action.method.startswith("app.") else app.screen
+        return app
     if action.where == app.current_mode:
         return app.screen
     name = action.method.removeprefix("screen.")

@@ -78,7 +78,7 @@ class LogView(TextPane):
 
     def _show_index(self) -> None:
         log = self.log_file
-        count = len(log) if log else 0
+        count = len(log) if log and not log.gone else 0
         before = self.virtual_size.height
         at_end = self.following
         self.resize_to(max(1, count), 0 if self.wrapping else self._widest)
@@ -95,8 +95,8 @@ class LogView(TextPane):
 
     def line(self, number: int) -> Line:
         log = self.log_file
-        if log is None or not len(log):
-            gone = log is not None and log.gone
+        gone = log is not None and log.gone
+        if log is None or gone or not len(log):
             return [("the log is gone: its job was deleted", "warn")] if gone else self._empty[0]
         text = log.line(number)
         if len(text) > self._widest:
