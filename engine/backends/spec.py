@@ -44,6 +44,10 @@ class BackendSpec:
     """An import that must work in a sound environment."""
     size_mb: int
     """Roughly what the environment takes on disk."""
+    sdist: str = ""
+    """``name==version`` of a source distribution whose parts the worker needs as files."""
+    sdist_parts: tuple[str, ...] = ()
+    """Paths inside it (a folder ends with ``/``) that are unpacked under ``sdist/``."""
 
     @property
     def lock(self) -> Path:
@@ -79,6 +83,8 @@ def load_spec(folder: Path) -> BackendSpec:
             note=str(values.get("note", "")),
             probe=str(values["probe"]),
             size_mb=int(values.get("size_mb", 0)),
+            sdist=str(values.get("sdist", "")),
+            sdist_parts=tuple(values.get("sdist_parts", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} does not describe a backend", why=repr(error)) from error

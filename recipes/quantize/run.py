@@ -66,23 +66,13 @@ def open_location(ctx: StepContext, location: ModelLocation) -> Source:
 
 
 def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
-    from recipes.gguf.convert import convert
     from recipes.quantize.bench import prepare_bench
 
     source = open_source(ctx, spec)
     unquantized = ctx.work_dir / "source.gguf"
     notes = list(source.notes)
     if not unquantized.is_file():
-        ctx.phase("converting to GGUF")
-        made = convert(
-            source.folder,
-            unquantized,
-            dtype=spec.intermediate,
-            name=source.location.name,
-            progress=lambda done, total: ctx.progress(done, total, "bytes"),
-            tokenizer=source.tokenizer,
-        )
-        notes += made.notes
+        notes += _convert(ctx, spec, source, unquantized)
     notes += check_tokenizer(source, unquantized)
     plans = plan_levels(ctx, spec, unquantized)
     bench, importance, found = prepare_bench(ctx, spec, source, unquantized)
@@ -98,6 +88,24 @@ def _run_gguf(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
         rungs.append(make_rung(ctx, spec, level, unquantized, bench, importance, tell))
         ctx.progress(number + 1, len(plans), "levels", level=level)
     return finish(ctx, spec, source, rungs, notes)
+
+
+def _convert(ctx: StepContext, spec: QuantizeSpec, source: Source, target: Path) -> tuple[str, ...]:
+    if spec.chosen_backend == "llama-cpp-convert":
+        from recipes.backends.convert import convert_by_backend
+
+        return convert_by_backend(ctx, spec, source, target)
+    from recipes.gguf.convert import convert
+
+    ctx.phase("converting to GGUF")
+    return convert(
+        source.folder,
+        target,
+        dtype=spec.intermediate,
+        name=source.location.name,
+        progress=lambda done, total: ctx.progress(done, total, "bytes"),
+        tokenizer=source.tokenizer,
+    ).notes
 
 
 def check_tokenizer(source: Source, unquantized: Path) -> tuple[str, ...]:

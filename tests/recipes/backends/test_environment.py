@@ -235,6 +235,7 @@ def test_the_folders_that_come_with_the_program_are_sound() -> None:
         "auto-gptq",
         "hqq",
         "bitsandbytes",
+        "llama-cpp-convert",
     }
     for spec in specs.values():
         if spec.main:

@@ -1,0 +1,1 @@
+"""A backend folder: backend.toml, requirements.lock and worker.py."""
