@@ -10,6 +10,7 @@ import bz2
 import io
 import lzma
 import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ ALLOWED_GLOBALS = frozenset(
 
 _CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 _EXTENSIONS = {"EXT1", "EXT2", "EXT4"}
+#: ``module name``, as an import can find them.
+_IMPORTABLE = re.compile(r"[\w.]+ [\w.]+")
 _MAX_OPS = 2_000_000
 _WINDOW = 8 << 20
 _MAX_MEMBERS = 20_000
@@ -121,6 +124,8 @@ def _one(stream: IO[bytes], facts: PickleFacts) -> bool:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             name = opcode.name
             if name in ("GLOBAL", "INST"):
+                if not _IMPORTABLE.fullmatch(str(argument)):
+                    return False  # text that happens to begin like one: no loader can import it
                 facts.imports.add(str(argument))
             elif name == "STACK_GLOBAL":
                 facts.imports.add(" ".join(pushed[-2:]))

@@ -18,7 +18,7 @@ from engine.errors import IntegrityError, NotFound
 from engine.paths import StatePaths
 from engine.registry import canonical, envelope, trust
 from engine.registry.blobs import Blobs
-from engine.registry.documents import PAYLOAD, Body, Manifest, now, parse
+from engine.registry.documents import PAYLOAD, Body, Manifest, parse
 from engine.registry.index import Index, read_heads
 from engine.registry.keys import SigningPair, device_key
 from engine.registry.layout import FORMAT, MAX_DOCUMENT_BYTES, Layout, digest_of
@@ -255,7 +255,11 @@ def open_store(paths: StatePaths, kind: type[Store] = Store, *, create: bool = T
             why=f"its format is {about['format']}, this program reads {FORMAT}",
             hint="use the version of modelops-tui that made it, or a newer one",
         )
-    return kind(paths, layout, str(about["registry"]), str(about["root"]))
+    opened = kind(paths, layout, str(about["registry"]), str(about["root"]))
+    first = opened.trust.roots[0]
+    if (about["registry"], about.get("created")) != (first.registry, first.created):
+        raise IntegrityError(f"{layout.about} is damaged", why="its first root says otherwise")
+    return opened
 
 
 def _create(layout: Layout) -> None:
@@ -276,17 +280,21 @@ def _create(layout: Layout) -> None:
         first.unlink(missing_ok=True)  # an interrupted creation left it; nothing refers to it
         data = trust.first_root(registry, device.public, who(), p256, device.seed).to_bytes()
         create_only(first, data)
-        describe(layout, registry, hashlib.sha256(data).hexdigest())
+        describe(layout, trust.verify_chain([data], None))
     finally:
         os.close(fd)
 
 
-def describe(layout: Layout, registry: str, root: str) -> None:
+def describe(layout: Layout, judge: Trust) -> None:
     """Write ``registry.json``: the last act of creating (or cloning) a registry."""
-    create_only(
-        layout.about,
-        canonical.dumps({"format": FORMAT, "registry": registry, "root": root, "created": now()}),
-    )
+    first = judge.roots[0]
+    about = {
+        "format": FORMAT,
+        "registry": first.registry,
+        "root": judge.fingerprint,
+        "created": first.created,
+    }
+    create_only(layout.about, canonical.dumps(about))
 
 
 def view_folder(layout: Layout, digest: str) -> Path:

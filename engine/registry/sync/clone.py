@@ -77,7 +77,7 @@ def clone(
         device_key(layout.keys)
         for number, data in enumerate(documents, 1):
             create_only(layout.root_document(number), data)
-        describe(layout, judge.current.registry, judge.fingerprint)
+        describe(layout, judge)
     finally:
         os.close(fd)
     registry = Registry.open(paths)

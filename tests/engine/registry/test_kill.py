@@ -1,0 +1,160 @@
+"""kill -9 anywhere: what was accepted stays, the registry is sound, nothing pushed is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.api.artifacts import Artifacts
+from engine.paths import StatePaths
+from tests.engine.registry.conftest import make_folder
+
+ROOT = Path(__file__).resolve().parents[3]
+POINTS = (
+    "registry.blob-synced",
+    "registry.blob-renamed",
+    "registry.blob-taken",
+    "registry.manifest-written",
+    "registry.before-event",
+    "registry.event-written",
+    "registry.indexed",
+)
+PUSH_POINTS = (
+    "registry.push-blobs",
+    "registry.push-manifests",
+    "registry.push-uploaded",
+    "registry.push-published",
+)
+
+
+def start(what: str, state: Path, sources: Path, point: str | None = None) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("MODELOPS_CRASH", None)
+    if point:
+        env["MODELOPS_CRASH"] = point
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.registry.killing", what, str(state), str(sources)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=ROOT,
+    )
+
+
+def killed(process: subprocess.Popen[str], delay: float | None = None) -> list[str]:
+    """What it said before it died."""
+    if delay is not None:
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+    said = process.communicate(timeout=60)[0].split("\n")
+    assert process.returncode == -signal.SIGKILL
+    return [line for line in said if line]
+
+
+def sound(state: Path, accepted: list[str]) -> None:
+    artifacts = Artifacts(StatePaths(state))
+    report = artifacts.fsck(deep=True)
+    assert report.ok, report.faults
+    known = {view.id for view in artifacts.list(include_runs=True)}
+    assert set(accepted) <= known
+    artifacts.registry.close()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_named_point(tmp_path: Path, point: str) -> None:
+    state = tmp_path / "state"
+    Artifacts(StatePaths(state)).add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    process = start("publish", state, tmp_path / "sources", f"{point}:3")
+    sound(state, killed(process))
+    Artifacts(StatePaths(state)).add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    sound(state, [])
+
+
+@pytest.mark.parametrize("point", PUSH_POINTS)
+def test_a_push_that_dies_is_taken_up(tmp_path: Path, point: str) -> None:
+    state, remote = tmp_path / "state", tmp_path / "remote"
+    artifacts = Artifacts(StatePaths(state))
+    artifacts.add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    artifacts.remote_add("origin", str(remote))
+    artifacts.push()
+    said = killed(start("push", state, tmp_path / "sources", f"{point}:2"))
+    accepted = [line for line in said if not line.startswith("pushed")]
+    sound(state, accepted)
+    clone_has(tmp_path / "before", remote, [x.split()[1] for x in said if x.startswith("pushed")])
+    Artifacts(StatePaths(state)).push()
+    clone_has(tmp_path / "after", remote, accepted)
+
+
+def clone_has(state: Path, remote: Path, ids: list[str]) -> None:
+    clone = Artifacts(StatePaths(state))
+    clone.clone(str(remote))
+    assert set(ids) <= {view.id for view in clone.list(include_runs=True)}
+    assert clone.fsck(deep=True).ok
+
+
+def rounds_of_two_publishers(tmp_path: Path, rounds: int) -> None:
+    random.seed(3)
+    state = tmp_path / "state"
+    accepted: list[str] = []
+    for n in range(rounds):
+        pair = [start("publish", state, tmp_path / f"sources{n % 3}-{i}") for i in range(2)]
+        time.sleep(random.uniform(0.3, 1.0))
+        for process in pair:
+            accepted += killed(process, random.uniform(0, 0.1))
+        sound(state, accepted)
+    assert accepted
+
+
+def rounds_of_two_pushers(tmp_path: Path, rounds: int) -> None:
+    random.seed(5)
+    remote = tmp_path / "remote"
+    first, second = (Artifacts(StatePaths(tmp_path / name)) for name in ("one", "two"))
+    first.add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    first.remote_add("origin", str(remote))
+    first.push()
+    second.clone(str(remote))
+    first.add_key(second.device()["public"], "device", "two")
+    first.push()
+    second.pull()
+    accepted: dict[str, list[str]] = {"one": [], "two": []}
+    pushed: list[str] = []
+    for _ in range(rounds):
+        pair = [start("push", tmp_path / name, tmp_path / f"s-{name}") for name in accepted]
+        time.sleep(random.uniform(0.5, 1.5))
+        for name, process in zip(accepted, pair, strict=True):
+            said = killed(process, random.uniform(0, 0.2))
+            accepted[name] += [line for line in said if not line.startswith("pushed")]
+            pushed += [line.split()[1] for line in said if line.startswith("pushed")]
+        for name, ids in accepted.items():
+            sound(tmp_path / name, ids)
+    clone_has(tmp_path / "clone-before", remote, pushed)
+    for name in (*accepted, *accepted):
+        Artifacts(StatePaths(tmp_path / name)).push()
+    clone_has(tmp_path / "clone-after", remote, [*accepted["one"], *accepted["two"]])
+
+
+def test_two_publishers_are_killed(tmp_path: Path) -> None:
+    rounds_of_two_publishers(tmp_path, 2)
+
+
+def test_two_pushers_are_killed(tmp_path: Path) -> None:
+    rounds_of_two_pushers(tmp_path, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+def test_publishers_are_killed_a_thousand_times(tmp_path: Path) -> None:
+    rounds_of_two_publishers(tmp_path, 500)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+def test_pushers_are_killed_a_thousand_times(tmp_path: Path) -> None:
+    rounds_of_two_pushers(tmp_path, 500)
