@@ -60,7 +60,7 @@ def prepare_plan(
     variables = _variables(document, collector)
     _check_cycles(steps, collector)
     _refuse_if_wrong(text, collector, only_if=not steps)
-    used = {str(axis.target[1]) for axis in axes if axis.target[0] == "vars"}
+    used = {str(axis.target[1]) for axis in axes if axis.target[0] == "vars" and axis.target[1:]}
     expanded = matrix.expand(steps, axes, pick, variables, collector)
     drafts = [replace(step, body=fill_vars(step, own, collector, used)) for step, own in expanded]
     _unused_variables(variables, used, collector)

@@ -89,7 +89,32 @@ def expand(
         )
     if len(collector.errors) > before:
         return plain
-    expanded: list[tuple[DraftStep, Mapping[str, Any]]] = []
+    try:
+        expanded = _copies(steps, axes, points, copied, variables)
+    except BadInput as error:
+        # something that should be a table is none: also reported by the step's own validation
+        collector.add(("matrix",), error.what, at="key")
+        return plain
+    waits = tuple(f"{picked_step}@{n}" for n in range(1, len(points) + 1)) if picked_step else ()
+    for step in steps:
+        if step.name not in copied:
+            expanded.append((_after(step, copied, len(points), waits), variables))
+    return expanded
+
+
+def _copies(
+    steps: Sequence[DraftStep],
+    axes: Sequence[Axis],
+    points: Sequence[tuple[int, ...]],
+    copied: set[str],
+    variables: Mapping[str, Any],
+) -> list[tuple[DraftStep, Mapping[str, Any]]]:
+    """The copied steps of every point, each with its point's variables.
+
+    Raises:
+        BadInput: a matrix key leads through something that is no table.
+    """
+    made: list[tuple[DraftStep, Mapping[str, Any]]] = []
     for number, choice in enumerate(points, 1):
         own_variables = copy.deepcopy(dict(variables))
         for axis, index in zip(axes, choice, strict=True):
@@ -97,13 +122,9 @@ def expand(
                 put(own_variables, axis.target[1:], axis.values[index])
         for step in steps:
             if step.name in copied:
-                made = _copy(step, number, axes, choice, copied)
-                expanded.append((made, own_variables))
-    waits = tuple(f"{picked_step}@{n}" for n in range(1, len(points) + 1)) if picked_step else ()
-    for step in steps:
-        if step.name not in copied:
-            expanded.append((_after(step, copied, len(points), waits), variables))
-    return expanded
+                copy_of = _copy(step, number, axes, choice, copied)
+                made.append((copy_of, own_variables))
+    return made
 
 
 def _varied(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from engine.recipe.positions import KeyPath
     from engine.recipe.spec import StepSpec
 
@@ -241,4 +243,20 @@ def _json_type(value: Any) -> str:
 @cache
 def schema_view(model: type[StepSpec]) -> SchemaView:
     """The view of a kind's model (its JSON Schema takes some milliseconds to make)."""
-    return SchemaView(model.model_json_schema())
+    schema = model.model_json_schema()
+    _tell_factories(model, schema, schema.get("$defs", {}))
+    return SchemaView(schema)
+
+
+def _tell_factories(model: type[BaseModel], node: Node, definitions: Node) -> None:
+    """Write defaults that a factory makes into the schema: pydantic leaves them out."""
+    from pydantic import BaseModel
+
+    for name, field in model.model_fields.items():
+        if field.default_factory is not None:
+            made = field.get_default(call_default_factory=True, validated_data={})
+            node["properties"][name].setdefault("default", made)
+        for inner in (field.annotation, *get_args(field.annotation)):
+            section = isinstance(inner, type) and issubclass(inner, BaseModel)
+            if section and inner.__name__ in definitions:
+                _tell_factories(inner, definitions[inner.__name__], definitions)

@@ -100,6 +100,8 @@ def _keys(fields: Iterable[Field]) -> list[str]:
 
 
 def _example(item: Field) -> Any:
+    if item.path[-1].startswith("folder"):
+        return "docs" if not item.expected.startswith("a list") else ["docs"]
     for words, example in _EXAMPLES.items():
         if item.expected.startswith(words):
             return example

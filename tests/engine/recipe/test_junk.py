@@ -71,7 +71,7 @@ def test_any_values_anywhere(bench: Bench, document: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_any_value_in_a_good_recipe(bench: Bench, data: st.DataObject) -> None:

@@ -247,6 +247,7 @@ pick = "min eval_loss"
         ),
         ('"train.lr"', '"trian.lr"', "`trian.lr` is no key that can be varied"),
         ("vars.rank", "vars.rnk", "there is no variable `rnk`"),
+        ("vars.rank", "vars", "there is no variable ``"),
         ("min check.perplexity", "least check.perplexity", "'least check.perplexity' is no pick"),
         ("min check.perplexity", "min chek.perplexity", "there is no step `chek`"),
         ("min check.perplexity", "min check.report", "step `check` (evaluate) has no number"),
