@@ -180,7 +180,7 @@ def spread(scorer: Scorer, answers: Sequence[SourceAnswer]) -> tuple[float, floa
     divergences, changes = [], []
     for a in answers:
         logits = scorer.logits([*a.prompt, *a.tokens])[len(a.prompt) - 1 : -1]
-        source = a.log_probs.astype(np.float32)
+        source: Array = a.log_probs.astype(np.float32)
         result = log_softmax(np.array(logits[:, : source.shape[1]], np.float32))
         p = np.exp(source)
         divergences.append((p * (source - result)).sum(1) / p.sum(1))

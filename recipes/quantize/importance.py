@@ -42,7 +42,7 @@ def trained_on(ctx: StepContext, source: Source) -> str | None:
         view = ctx.registry().resolve(source.location.manifest)
     except ModelOpsError:
         return None
-    listed = (view.run or {}).get("data") or []
+    listed: Any = (view.run or {}).get("data") or []
     recorded = listed[0] if isinstance(listed, list) and listed else None
     if not recorded:
         return None

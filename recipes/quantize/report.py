@@ -125,3 +125,44 @@ def _row(rung: Rung, spec: QuantizeSpec, front: set[str], best: Rung | None) -> 
         f"{rung.proof['exact']}/{len(rung.proof['cases'])} exact",
         ", ".join(marks),
     ]
+
+
+def comparison(rungs: Sequence[Rung], before: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The change against the last run of the same recipe, for levels that both have; or None.
+
+    Args:
+        rungs: of this run.
+        before: ``report.json`` of the run before.
+    """
+    if before is None:
+        return None
+    old = {r["level"]: r for r in before.get("levels", [])}
+    rows = []
+    for rung in rungs:
+        if rung.level not in old:
+            continue
+        was = old[rung.level]
+        figures = rung.main()
+        measured = was["measured"].get(figures.text)
+        if measured is None or measured["tokens"] != figures.tokens:
+            continue
+        rows.append(
+            [
+                rung.level,
+                round((rung.size_bytes - was["size_bytes"]) / 1e6, 1),
+                round(figures.perplexity - measured["perplexity"], 3),
+                round(figures.source_perplexity - measured["source_perplexity"], 3),
+                round(figures.kl - measured["kl"], 5),
+                round(100 * (figures.top1 - measured["top1"]), 1),
+                round(rung.tokens_per_s - was["tokens_per_s"], 1),
+            ]
+        )
+    if not rows:
+        return None
+    columns = ["level", "MB", "perplexity", "source ppl", "KL mean", "top-1 %", "tok/s"]
+    return {
+        "title": "Change against the last run",
+        "columns": columns,
+        "rows": rows,
+        "notes": [f"the last run quantized {before.get('model', 'another model')}"],
+    }

@@ -12,7 +12,7 @@ from engine.errors import ModelOpsError, StepFailed
 from engine.worker.context import StepContext, StepResult
 from recipes.measuring.measure import save_json
 from recipes.quantize.ladder import Rung, make_rung, plan_levels
-from recipes.quantize.report import chart, choose, tables
+from recipes.quantize.report import chart, choose, comparison, tables
 
 if TYPE_CHECKING:
     from engine.models import ModelLocation
@@ -140,6 +140,8 @@ def finish(
     passed = [r for r in rungs if spec.max_kl is None or r.main().kl <= spec.max_kl]
     best = choose(passed, spec)
     report = tables(rungs, spec, notes, best, len(passed))
+    if (change := comparison(rungs, last_report(ctx))) is not None:
+        report = (*report, change)
     for table in report:
         ctx.event("table", **table)
     if best is None:
@@ -168,6 +170,7 @@ def finish(
         artifact_type="report",
         files={"report.json": report_file},
         parents=[("model", m) for m in manifests.values()],
+        run={"job": ctx.job_id, "step": ctx.step, "recipe_sha256": ctx.recipe_sha256},
         key=f"{ctx.job_id}/{ctx.step}/report",
     )
     figures = best.main()
@@ -183,6 +186,21 @@ def finish(
         },
         report=report,
     )
+
+
+def last_report(ctx: StepContext) -> dict[str, Any] | None:
+    """``report.json`` of the newest earlier run of this recipe's step, or None."""
+    try:
+        registry = ctx.registry()
+        view = registry.resolve(f"{ctx.job_name}.{ctx.step}.report")
+        if (view.run or {}).get("job") == ctx.job_id:
+            return None
+        path = registry.materialize(view.id) / "report.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ModelOpsError, OSError, ValueError):
+        # a first run, or a report that was removed: there is nothing to compare with
+        return None
+    return found
 
 
 def publish(ctx: StepContext, registry: Any, source: Source, rung: Rung, notes: list[str]) -> str:

@@ -14,15 +14,13 @@ from recipes.quantize.schema import QuantizeSpec
 from tests.support.tiny_model import chat_rows, write_jsonl
 
 
-def context(home: Path, spec: QuantizeSpec, *, step: str = "shrink") -> StepContext:
-    """The context of the first attempt of a step under ``home``."""
-    paths = StatePaths(home).ensure()
-    paths.run_dir("j1").mkdir(parents=True, exist_ok=True)
-    work = paths.step_work("j1", step)
+def context(home: Path, spec: QuantizeSpec, *, job: str = "j1") -> StepContext:
+    """The context of the first attempt of a job's step under ``home``."""
+    paths, step = StatePaths(home).ensure(), "shrink"
+    paths.run_dir(job).mkdir(parents=True, exist_ok=True)
+    work = paths.step_work(job, step)
     work.mkdir(parents=True, exist_ok=True)
-    return StepContext(
-        "j1", "job", step, 1, "quantize", spec, paths, work, "0" * 64, None, 1, "cpu"
-    )
+    return StepContext(job, "job", step, 1, "quantize", spec, paths, work, "0" * 64, None, 1, "cpu")
 
 
 def spec_for(model: Path | str, data: Path, **more: Any) -> QuantizeSpec:

@@ -180,3 +180,17 @@ def _louder(source: Path, target: Path) -> None:
             parameter.data *= 8 if "q_proj" in name or "k_proj" in name else 3
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(source).save_pretrained(target)
+
+
+def test_the_next_run_is_compared_with_the_last(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    first = context(tmp_path, spec_for(tiny_model, rows))
+    assert len(run(first).report) == 1
+    second = context(tmp_path, spec_for(tiny_model, rows, overrides={"ffn_down": "Q8_0"}), job="j2")
+    table = run(second).report[1]
+    assert table["title"] == "Change against the last run"
+    changes = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+    assert changes["Q4_K_M"]["MB"] > 0
+    assert changes["Q4_K_M"]["KL mean"] < 0
+    assert changes["Q8_0"]["MB"] == 0
