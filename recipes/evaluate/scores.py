@@ -81,7 +81,7 @@ def json_check(schema: Path | None) -> Callable[[str], float]:
         except ImportError as error:
             raise MissingPart(
                 "the metric json_schema needs the package jsonschema",
-                hint="pip install jsonschema",
+                hint="pip install 'modelops-tui[metrics]'",
             ) from error
         try:
             value = json.loads(schema.read_text(encoding="utf-8"))

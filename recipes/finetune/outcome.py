@@ -37,6 +37,8 @@ class Outcome:
     trainable: int
     parameters: int
     peak_memory_bytes: int
+    estimated_memory_bytes: int = 0
+    """What the fit estimate said before the run (0: none was made)."""
     report: DataReport | None = None
     sources: Sequence[DataLocation] = ()
     samples: Sequence[dict[str, str]] = ()
@@ -184,6 +186,8 @@ def numbers(outcome: Outcome) -> dict[str, float]:
         "peak_memory_bytes": float(outcome.peak_memory_bytes),
         **outcome.metrics,
     }
+    if outcome.estimated_memory_bytes:
+        found["estimated_memory_bytes"] = float(outcome.estimated_memory_bytes)
     if outcome.eval_loss is not None:
         found["eval_loss"] = outcome.eval_loss
     return {key: value for key, value in found.items() if math.isfinite(value)}
@@ -229,6 +233,8 @@ def result_table(session: Session, outcome: Outcome) -> dict[str, Any]:
         ["tokens/s", round(outcome.tokens_per_s, 1)],
         ["peak memory", f"{outcome.peak_memory_bytes / 2**20:,.0f} MiB"],
     ]
+    if outcome.estimated_memory_bytes:
+        rows.append(["estimated memory", f"{outcome.estimated_memory_bytes / 2**20:,.0f} MiB"])
     return {"title": "Fine-tuning", "columns": ["what", "value"], "rows": rows, "notes": []}
 
 

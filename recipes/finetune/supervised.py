@@ -15,6 +15,7 @@ from recipes.finetune.arguments import make_arguments, total_steps, training_arg
 from recipes.finetune.batch_size import sizes
 from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
 from recipes.finetune.building import build_model, trainable_parameters
+from recipes.finetune.fit import parts, read_shape
 from recipes.finetune.memory import peak_memory_bytes
 from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, data_files, pack, prepare
@@ -69,6 +70,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             trainable=trainable,
             parameters=total,
             peak_memory_bytes=peak_memory_bytes(ctx.device),
+            estimated_memory_bytes=estimated_memory(session, prepared, batch, max_length),
             report=prepared.report,
             sources=prepared.sources,
             samples=outcome_samples(session),
@@ -76,6 +78,22 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             eval_losses=watch.eval_losses,
         ),
     )
+
+
+def estimated_memory(session: Session, prepared: Prepared, batch: int, max_length: int) -> int:
+    """The fit estimate for the longest row there is, to stand beside the measured peak."""
+    spec = session.spec
+    longest = max(len(row) for row in prepared.train)
+    length = max(max_length, longest) if spec.train.packing else longest
+    found = parts(
+        spec,
+        read_shape(session.location),
+        batch=batch,
+        length=length,
+        device=session.device,
+        bf16=session.precision.autocast is not None,
+    )
+    return sum(found.values())
 
 
 def tell_report(ctx: StepContext, prepared: Prepared) -> None:
