@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import ModelOpsError, RecipeInvalid
@@ -70,7 +71,7 @@ def run_recipe(
 
 def _submit(screen: WorkScreen, path: str, sets: tuple[str, ...]) -> JobView:
     workbench = screen.workbench
-    plan = workbench.recipes.prepare(path, sets)
+    plan = workbench.recipes.prepare(Path(path), sets)
     workbench.system.ensure_engine()
     return workbench.jobs.submit(plan)
 
