@@ -117,6 +117,7 @@ class GgufModel:
         threads: CPU threads for every computation.
         gpu_layers: layers on the GPU (-1: all; 0: none).
         adapters: LoRA files in GGUF form, applied with weight 1.
+        space_prefix: overrides whether the tokenizer puts a space before text.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class GgufModel:
         threads: int = 1,
         gpu_layers: int = 0,
         adapters: Sequence[Path] = (),
+        space_prefix: bool | None = None,
     ) -> None:
         self.path = path
         self.context = context
@@ -140,6 +142,12 @@ class GgufModel:
         params = native.llama_model_default_params()
         params.vocab_only = context == 0
         params.n_gpu_layers = gpu_layers
+        if space_prefix is not None:
+            table = (native.llama_model_kv_override * 2)()
+            table[0].tag = native.LLAMA_KV_OVERRIDE_TYPE_BOOL
+            table[0].key = b"tokenizer.ggml.add_space_prefix"
+            table[0].value.val_bool = space_prefix
+            params.kv_overrides = table
         self._model = native.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise BadInput(

@@ -163,7 +163,7 @@ def read_vocabulary(tokenizer: Any, directory: Path, size: int) -> Vocabulary:
         "default",
         merges=(),
         scores=_scores(model, tokens, types),
-        add_space_prefix=_adds_space(spec),
+        add_space_prefix=_adds_space(spec, chats=bool(tokenizer.chat_template)),
         **common,
     )
 
@@ -270,12 +270,16 @@ def _scores(model: dict[str, Any], tokens: list[str], types: list[int]) -> tuple
     )
 
 
-def _adds_space(spec: dict[str, Any]) -> bool:
-    for step in _steps(spec.get("normalizer")):
-        if step["type"] == "Prepend":
-            return True
-    meta = _step(spec, "Metaspace")
-    return bool(meta) and meta.get("prepend_scheme", "always") != "never"
+def _adds_space(spec: dict[str, Any], *, chats: bool) -> bool:
+    """Whether llama.cpp shall put a space before text, at its start and after special tokens.
+
+    Sources of the scheme ``first`` do it at the very start only, which llama.cpp can't: for a model
+    that chats, conversations (which begin with a special token) are kept exact, else plain text.
+    """
+    if any(step["type"] == "Prepend" for step in _steps(spec.get("normalizer"))):
+        return True
+    scheme = _step(spec, "Metaspace").get("prepend_scheme", "never")
+    return bool(scheme == "always" or (scheme == "first" and not chats))
 
 
 def _special_ids(tokenizer: Any, directory: Path, size: int) -> dict[str, int]:

@@ -48,7 +48,7 @@ def byte_level(split: str | None = None, *, template: str | None = None) -> Any:
     return tokenizer
 
 
-def byte_fallback(*, prefix: bool, phi3: bool = False) -> Any:
+def byte_fallback(*, prefix: bool, phi3: bool = False, first: bool = False) -> Any:
     """A sentencepiece-like BPE tokenizer with byte fallback, as Llama 2 and Gemma have it."""
     from tokenizers import (
         AddedToken,
@@ -56,6 +56,7 @@ def byte_fallback(*, prefix: bool, phi3: bool = False) -> Any:
         decoders,
         models,
         normalizers,
+        pre_tokenizers,
         processors,
         trainers,
     )
@@ -82,7 +83,10 @@ def byte_fallback(*, prefix: bool, phi3: bool = False) -> Any:
     raw = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
     )
-    raw.normalizer = normalizers.Sequence(steps)
+    if first:  # as transformers reads Mistral's tokenizer.model
+        raw.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    else:
+        raw.normalizer = normalizers.Sequence(steps)
     raw.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )

@@ -12,7 +12,7 @@ from recipes.gguf.convert import convert
 from recipes.gguf.parity import compare
 from recipes.gguf.runtime import GgufModel
 from recipes.gguf.vocabulary import load_tokenizer, splitting_rule
-from tests.recipes.gguf.families import FAMILIES, save_family
+from tests.recipes.gguf.families import FAMILIES, byte_fallback, save_family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,3 +165,24 @@ def test_sharded_checkpoints_and_missing_shards(tmp_path: Path) -> None:
     shards[0].unlink()
     with pytest.raises(NotFound, match="incomplete"):
         convert(source, tmp_path / "n.gguf")
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_a_space_before_the_first_word_only_is_a_limit(chats: bool, tmp_path: Path) -> None:
+    source = save_family("mistral", tmp_path / "m")
+    tokenizer = byte_fallback(prefix=False, first=True)
+    tokenizer.chat_template = "<bos>{{ messages[0].content }}" if chats else None
+    tokenizer.save_pretrained(source)
+    tokenizer = load_tokenizer(source)
+    target = tmp_path / "m.gguf"
+    convert(source, target, tokenizer=tokenizer)
+    parity = compare(tokenizer, target)
+    assert parity.mismatches == ()
+    assert "one space may differ" in parity.limits[0]
+    with GgufModel(target, context=0) as model:
+        plain = (
+            model.tokenize("license") == tokenizer("license", add_special_tokens=False).input_ids
+        )
+        text = "<bos>license"
+        turn = model.tokenize(text) == tokenizer(text, add_special_tokens=False).input_ids
+    assert (plain, turn) == (not chats, chats)
