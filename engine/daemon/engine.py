@@ -31,7 +31,7 @@ from engine.paths import StatePaths
 from engine.queue.dispatcher import Lane, remove_queue
 from engine.store import run
 from engine.store.connection import StoreBusy
-from engine.store.run import Ended, Outcome
+from engine.store.run import Ended, Outcome, Tell
 from engine.store.schema import open_store
 from engine.supervise.crash import crash_point
 from engine.telemetry import notify
@@ -243,15 +243,13 @@ class Engine:
     def _claim_and_spawn(self, lane: str, lock: int | None, step: steps.StepRow) -> None:
         ready = steps.prepare(self.conn, self.paths, step)
         if isinstance(ready, steps.Unmet):
-            self._moved(step.job_id, run.fail_queued(self.conn, step.expected, ready.outcome))
+            tell = self._teller(step.job_id, step.attempt, step.name, ready.outcome)
+            self._moved(run.fail_queued(self.conn, step.expected, ready.outcome, tell))
             return
         if isinstance(ready, steps.Remembered):
-            ended = run.skip_step(self.conn, step.expected, ready.outcome, ready.memo_of)
-            text = ready.outcome.reason
-            self._event(step.job_id, step.attempt, step.name, "note", level="info", text=text)
-            for table in ready.outcome.report:
-                self._event(step.job_id, step.attempt, step.name, "table", **table)
-            self._moved(step.job_id, ended)
+            tell = self._teller(step.job_id, step.attempt, step.name, ready.outcome)
+            memo_of = ready.memo_of
+            self._moved(run.skip_step(self.conn, step.expected, ready.outcome, memo_of, tell))
             return
         reason = resume_reason(self.paths, step)
         attempt = run.claim(self.conn, step.expected, lane, reason)
@@ -290,11 +288,12 @@ class Engine:
         outcome = self._limited(running, attempts.judge(self.paths, running))
         crash_point("engine.judged")
         self.follow([running])
-        ended = run.finish(self.conn, running.job_id, running.attempt, outcome)
+        tell = self._teller(running.job_id, running.attempt, running.step, outcome)
+        ended = run.finish(self.conn, running.job_id, running.attempt, outcome, tell)
         running.release()
         self.running.pop((running.job_id, running.attempt), None)
         self._record(running, outcome, ended)
-        self._moved(running.job_id, ended)
+        self._moved(ended)
         return True
 
     def _limited(self, running: Running, outcome: Outcome) -> Outcome:
@@ -330,14 +329,6 @@ class Engine:
             self._not_before[job_id] = time.monotonic() + seconds
 
     def _record(self, running: Running, outcome: Outcome, ended: Ended | None) -> None:
-        self._event(
-            running.job_id,
-            running.attempt,
-            running.step,
-            "ended",
-            state=outcome.state,
-            reason=outcome.reason,
-        )
         self.admission.measured(self.conn, running, outcome)
         if ended is not None:
             _log.info(
@@ -349,17 +340,30 @@ class Engine:
                 ended.reason,
             )
 
-    def _moved(self, job_id: str, ended: Ended | None) -> None:
-        """A job changed state: tell those who wait for its end, and offer its next step at once."""
-        if ended is None:
-            return
-        if ended.over:
-            self._untold = True
-            table = steps.matrix_table(self.conn, self.paths, job_id)
-            if table is not None:
-                self._event(job_id, 0, "", "table", **table)
-        self._seen_version = -1
-        self._wake()
+    def _moved(self, ended: Ended | None) -> None:
+        """A job changed state: offer its next step at once, and tell those who wait for its end."""
+        if ended is not None:
+            self._untold = self._untold or ended.over
+            self._seen_version = -1
+            self._wake()
+
+    def _teller(self, job_id: str, attempt: int, step: str, outcome: Outcome) -> Tell:
+        """Writes the events of an end, before the end itself is committed."""
+
+        def tell(ended: Ended) -> None:
+            if outcome.state == "succeeded" and outcome.reason:
+                # remembered, not run: what the step reported then is shown again
+                text = outcome.reason
+                self._event(job_id, attempt, step, "note", level="info", text=text)
+                for table in outcome.report:
+                    self._event(job_id, attempt, step, "table", **table)
+            points = steps.matrix_table(self.conn, self.paths, job_id) if ended.over else None
+            if points is not None:
+                self._event(job_id, attempt, "", "table", **points)
+            state, reason = outcome.state, outcome.reason
+            self._event(job_id, attempt, step, "ended", state=state, reason=reason)
+
+        return tell
 
     def _event(self, job_id: str, attempt: int, step: str, kind: str, **values: Any) -> None:
         record = {"t": round(time.time(), 3), "attempt": attempt, "step": step, "type": kind}

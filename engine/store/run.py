@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,10 @@ class Ended:
     next_step: str | None = None
 
 
+#: Called with what became of a job before that is committed.
+Tell = Callable[[Ended], None]
+
+
 def claim(conn: sqlite3.Connection, expected: Expected, lane: str, reason: str = "") -> int | None:
     """Take a queued job for its next attempt; the lane's lock must be held already.
 
@@ -94,8 +99,25 @@ def claim(conn: sqlite3.Connection, expected: Expected, lane: str, reason: str =
     return attempt + 1
 
 
-def finish(conn: sqlite3.Connection, job_id: str, attempt: int, outcome: Outcome) -> Ended | None:
+def _silent(_: Ended) -> None:
+    return
+
+
+def finish(
+    conn: sqlite3.Connection,
+    job_id: str,
+    attempt: int,
+    outcome: Outcome,
+    tell: Tell = _silent,
+) -> Ended | None:
     """Record how an attempt ended and move the job on, in one transaction.
+
+    Args:
+        conn: an open store.
+        job_id: the job.
+        attempt: the fencing token.
+        outcome: how the attempt ended.
+        tell: called before the COMMIT: whoever sees the new state finds the events of it written.
 
     Returns:
         What became of the job, or None when this attempt is not the current one (already recorded).
@@ -120,6 +142,7 @@ def finish(conn: sqlite3.Connection, job_id: str, attempt: int, outcome: Outcome
             ),
         )
         ended = _finish_step(conn, job, outcome, now)
+        tell(ended)
         crash_point("engine.finishing")
     crash_point("engine.finished")
     return ended
@@ -165,11 +188,11 @@ def _step_succeeded(
 def _advance(conn: sqlite3.Connection, job: sqlite3.Row, now: float) -> Ended:
     """After a step succeeded: the next queued step, or the end of the job."""
     rows = conn.execute(
-        "SELECT name, lane, state FROM steps WHERE job_id=? ORDER BY ord", (job["id"],)
+        "SELECT name, lane, state, point FROM steps WHERE job_id=? ORDER BY ord", (job["id"],)
     ).fetchall()
     following = next((row for row in rows if row["state"] == "queued"), None)
     if following is None:
-        return _end_job(conn, job, "succeeded", "", now)
+        return _end_sweep(conn, job, rows, now)
     paused = job["want"] == "pause"
     state, reason = ("paused", "paused between steps") if paused else ("queued", "")
     conn.execute(
@@ -185,11 +208,45 @@ def _fail(conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome, now: flo
         "UPDATE steps SET state='failed', reason=?, ended=? WHERE job_id=? AND name=?",
         (outcome.reason, now, job["id"], job["step"]),
     )
+    _, at, number = job["step"].partition("@")
+    # in a sweep only this point is over: the others go on, and one of them is picked
+    only = f" AND name LIKE '%@{int(number)}'" if at and number.isdigit() else ""
+    conn.execute(
+        f"UPDATE steps SET state='cancelled', reason=? WHERE job_id=? AND state='queued'{only}",
+        (f"not run: {job['step']} failed", job["id"]),
+    )
+    points_left = (
+        only
+        and conn.execute(
+            "SELECT 1 FROM steps WHERE job_id=? AND point IS NOT NULL"
+            " AND state IN ('queued','succeeded') LIMIT 1",
+            (job["id"],),
+        ).fetchone()
+    )
+    if points_left:
+        return _advance(conn, job, now)
     conn.execute(
         "UPDATE steps SET state='cancelled', reason=? WHERE job_id=? AND state='queued'",
         (f"not run: {job['step']} failed", job["id"]),
     )
     return _end_job(conn, job, "failed", outcome.reason, now, outcome.error)
+
+
+def _end_sweep(
+    conn: sqlite3.Connection, job: sqlite3.Row, rows: list[sqlite3.Row], now: float
+) -> Ended:
+    """No step is left: the job succeeded unless every point of its sweep has a failed step."""
+    failed = {
+        row["name"].partition("@")[2]: row["name"] for row in rows if row["state"] == "failed"
+    }
+    if not failed:
+        return _end_job(conn, job, "succeeded", "", now)
+    points = {row["name"].partition("@")[2] for row in rows if row["point"] is not None}
+    text = f"{len(failed)} of {len(points)} points failed: {', '.join(sorted(failed.values()))}"
+    if points - set(failed):
+        return _end_job(conn, job, "succeeded", text, now)
+    error = {"code": "error", "what": text, "why": "", "hint": ""}
+    return _end_job(conn, job, "failed", text, now, error)
 
 
 def _end_job(
@@ -234,7 +291,11 @@ def _back_to_queue(conn: sqlite3.Connection, job: sqlite3.Row, outcome: Outcome)
 
 
 def skip_step(
-    conn: sqlite3.Connection, expected: Expected, outcome: Outcome, memo_of: str
+    conn: sqlite3.Connection,
+    expected: Expected,
+    outcome: Outcome,
+    memo_of: str,
+    tell: Tell = _silent,
 ) -> Ended | None:
     """Use a remembered result instead of running a step (the job must still be queued)."""
     with transaction(conn):
@@ -250,14 +311,22 @@ def skip_step(
         conn.execute(
             "UPDATE jobs SET started=COALESCE(started, ?) WHERE id=?", (now, expected.job_id)
         )
-        return _advance(conn, job, now)
+        ended = _advance(conn, job, now)
+        tell(ended)
+        return ended
 
 
-def fail_queued(conn: sqlite3.Connection, expected: Expected, outcome: Outcome) -> Ended | None:
+def fail_queued(
+    conn: sqlite3.Connection, expected: Expected, outcome: Outcome, tell: Tell = _silent
+) -> Ended | None:
     """Fail a job whose next step may not run (an unmet gate, a reference without a value)."""
     with transaction(conn):
         job = _queued(conn, expected)
-        return None if job is None else _fail(conn, job, outcome, time.time())
+        if job is None:
+            return None
+        ended = _fail(conn, job, outcome, time.time())
+        tell(ended)
+        return ended
 
 
 def _queued(conn: sqlite3.Connection, expected: Expected) -> sqlite3.Row | None:

@@ -366,3 +366,46 @@ def test_a_damaged_result_is_no_result(harness: Harness) -> None:
     harness.wait_ended(30)
     assert [a.state for a in harness.jobs.attempts(job)] == ["interrupted", "succeeded"]
     assert harness.jobs.steps(job)[0].outputs["resumed_from"] == 4.0
+
+
+def sweep(*fail_at: int) -> list[Step]:
+    steps = []
+    for number, bad in enumerate(fail_at, start=1):
+        point = {"a.fail_at": bad}
+        params = {"steps": number + 1, "fail_at": bad, "tag": f"point {number}"}
+        steps.append(Step(f"a@{number}", params=params, point=point))
+        steps.append(
+            Step(
+                f"b@{number}",
+                params={"tag": f"${{a@{number}.tag}}"},
+                needs=(f"a@{number}",),
+                point=point,
+            )
+        )
+    return steps
+
+
+def test_a_failed_point_does_not_end_the_sweep(harness: Harness) -> None:
+    last = Step("c", params={"tag": "${pick.b.tag}"}, needs=("b@1", "b@2", "b@3"))
+    job = run_plan(harness, *sweep(0, -1, -1), last, pick="min a.total")
+    view = harness.jobs.get(job)
+    assert view.state is JobState.SUCCEEDED
+    assert view.reason == "1 of 3 points failed: a@1"
+    steps = {step.name: step for step in harness.jobs.steps(job)}
+    assert steps["a@1"].state is JobState.FAILED
+    assert steps["b@1"].reason == "not run: a@1 failed"
+    assert steps["c"].outputs["tag"] == "point 2"
+
+
+def test_a_sweep_without_a_good_point_fails(harness: Harness) -> None:
+    last = Step("c", params={"tag": "${pick.b.tag}"}, needs=("b@1", "b@2"))
+    job = run_plan(harness, *sweep(0, 1), last, pick="min a.total")
+    view = harness.jobs.get(job)
+    assert view.state is JobState.FAILED
+    assert view.reason == "the probe was told to fail"
+    assert harness.jobs.steps(job)[-1].state is JobState.CANCELLED
+    assert view.attempt == 2
+    # a retry runs the failed points again, in the same job
+    harness.jobs.retry(job)
+    harness.wait_ended(30)
+    assert harness.jobs.get(job).attempt == 4
