@@ -232,6 +232,20 @@ def _bound(metric: str, where: list[str], values: list[str]) -> None:
     values += [match[1], match[3]]
 
 
+def ancestors(db: sqlite3.Connection, manifest: str, *, depth: int = 10_000) -> dict[str, int]:
+    """Manifest ids -> distance, nearest first."""
+    rows = db.execute(
+        """with recursive walk(node, depth) as (
+              select parent, 1 from edges where child=:start
+              union
+              select e.parent, w.depth + 1 from edges e join walk w on e.child=w.node
+              where w.depth < :depth)
+            select node, min(depth) from walk group by node order by 2""",
+        {"start": manifest, "depth": min(depth, 10_000)},
+    )
+    return dict(rows.fetchall())
+
+
 def lineage(
     db: sqlite3.Connection, manifest: str, *, up: bool, depth: int = 10_000
 ) -> tuple[LineageNode, ...]:

@@ -50,10 +50,13 @@ def start(what: str, state: Path, sources: Path, point: str | None = None) -> su
 
 def killed(process: subprocess.Popen[str], delay: float | None = None) -> list[str]:
     """What it said before it died."""
+    first = ""
     if delay is not None:
+        assert process.stdout is not None
+        first = process.stdout.readline()  # it is at work, not still starting
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-    said = process.communicate(timeout=60)[0].split("\n")
+    said = (first + process.communicate(timeout=60)[0]).split("\n")
     assert process.returncode == -signal.SIGKILL
     return [line for line in said if line]
 
@@ -105,9 +108,8 @@ def rounds_of_two_publishers(tmp_path: Path, rounds: int) -> None:
     accepted: list[str] = []
     for n in range(rounds):
         pair = [start("publish", state, tmp_path / f"sources{n % 3}-{i}") for i in range(2)]
-        time.sleep(random.uniform(0.3, 1.0))
         for process in pair:
-            accepted += killed(process, random.uniform(0, 0.1))
+            accepted += killed(process, random.uniform(0, 0.3))
         sound(state, accepted)
     assert accepted
 
@@ -127,9 +129,8 @@ def rounds_of_two_pushers(tmp_path: Path, rounds: int) -> None:
     pushed: list[str] = []
     for _ in range(rounds):
         pair = [start("push", tmp_path / name, tmp_path / f"s-{name}") for name in accepted]
-        time.sleep(random.uniform(0.5, 1.5))
         for name, process in zip(accepted, pair, strict=True):
-            said = killed(process, random.uniform(0, 0.2))
+            said = killed(process, random.uniform(0, 0.3))
             accepted[name] += [line for line in said if not line.startswith("pushed")]
             pushed += [line.split()[1] for line in said if line.startswith("pushed")]
         for name, ids in accepted.items():

@@ -1,0 +1,144 @@
+"""Push and pull beside the minio SDK and raw obstore, on one real S3 server (SeaweedFS).
+
+    python -m benchmarks.registry_sync [--mib 256] [--small 500]
+
+CPU of this process and wall time, in turns, in one run; prints Markdown. The server runs beside, so
+wall time is shared with it; the ratio survives that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.api.artifacts import Artifacts
+from engine.paths import StatePaths
+from tests.engine.registry import servers
+
+ROUNDS = 3
+Cost = tuple[float, float]
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def row(what: str, ours: list[Cost], theirs: list[Cost], bar: str) -> None:
+    a = [statistics.median(x[i] for x in ours) for i in (0, 1)]
+    b = [statistics.median(x[i] for x in theirs) for i in (0, 1)]
+    print(
+        f"| {what} | {a[0]:.2f} / {a[1]:.2f} | {b[0]:.2f} / {b[1]:.2f} | "
+        f"{a[0] / b[0]:.2f} / {a[1] / b[1]:.2f} | {bar} |",
+        flush=True,
+    )
+
+
+def make_folder(folder: Path, mib: int, small: int) -> Path:
+    folder.mkdir()
+    for n in range(4):
+        (folder / f"model-{n}").write_bytes(os.urandom(mib << 18))
+    for n in range(small):
+        (folder / f"small-{n}").write_bytes(os.urandom(4096))
+    return folder
+
+
+def by_minio(endpoint: str, prefix: str, folder: Path) -> None:
+    from minio import Minio
+
+    client = Minio(
+        endpoint.removeprefix("http://"),
+        access_key=servers.ACCESS,
+        secret_key=servers.SECRET,
+        secure=False,
+    )
+    for path in sorted(folder.iterdir()):
+        client.fput_object("models", f"{prefix}/{path.name}", str(path))
+
+
+def raw_store(endpoint: str) -> Any:
+    from obstore.store import S3Store
+
+    return S3Store(
+        "models",
+        config={
+            "endpoint": endpoint,
+            "region": "us-east-1",
+            "access_key_id": servers.ACCESS,
+            "secret_access_key": servers.SECRET,
+            "virtual_hosted_style_request": False,
+        },
+        client_options={"allow_http": True},
+    )
+
+
+def by_obstore(store: Any, prefix: str, target: Path) -> None:
+    """What a pull does at least: stream every blob to a file, eight at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import obstore
+
+    target.mkdir()
+    keys = [item["path"] for page in obstore.list(store, prefix=prefix) for item in page]
+
+    def one(key: str) -> None:
+        with open(target / Path(key).name, "wb") as out:
+            for chunk in obstore.get(store, key).stream(min_chunk_size=1 << 20):
+                out.write(chunk)
+            os.fsync(out.fileno())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, keys))
+    shutil.rmtree(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--small", type=int, default=500)
+    options = parser.parse_args()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": servers.ACCESS,
+        "AWS_SECRET_ACCESS_KEY": servers.SECRET,
+    }
+    root = Path(tempfile.mkdtemp(prefix="bench-sync-"))
+    (root / "weed").mkdir()
+    try:
+        with servers.seaweed(root / "weed") as endpoint:
+            print("| what (CPU s / wall s) | ours | theirs | ratio | bar |\n|---|---|---|---|---|")
+            measure(root, endpoint, options.mib, options.small)
+    finally:
+        shutil.rmtree(root)
+
+
+def measure(root: Path, endpoint: str, mib: int, small: int) -> None:
+    folder = make_folder(root / "source", mib, small)
+    store = raw_store(endpoint)
+    push, minio, pull, raw = [], [], [], []
+    for n in range(ROUNDS):
+        url = f"s3://models/ours{n}?endpoint={endpoint}"
+        here = Artifacts(StatePaths(root / f"here{n}"))
+        here.add(folder, name="a", artifact_type="model")
+        here.remote_add("origin", url)
+        minio.append(cost(lambda n=n: by_minio(endpoint, f"theirs{n}", folder)))
+        push.append(cost(here.push))
+        raw.append(cost(lambda n=n: by_obstore(store, f"ours{n}/blobs", root / "raw")))
+        there = Artifacts(StatePaths(root / f"there{n}"))
+        pull.append(cost(lambda u=url, t=there: t.clone(u)))
+        for state in (root / f"here{n}", root / f"there{n}"):
+            shutil.rmtree(state)
+    size = f"{mib} MiB + {small} small files"
+    row(f"push {size} / minio SDK", push, minio, "1.0")
+    row(f"pull + verify {size} / raw obstore", pull, raw, "1.1")
+
+
+if __name__ == "__main__":
+    main()
