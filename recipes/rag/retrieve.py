@@ -21,6 +21,7 @@ from recipes.rag.store import EXACT_LIMIT, Generation
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 _COLUMNS = ["id", "path", "number", "start", "end", "headings", "prefix", "search_text"]
@@ -112,7 +113,7 @@ class Retriever:
                 hint=f"use that model, or rebuild: modelops-tui rag sync {generation.name} "
                 "--rebuild",
             )
-        self._matrix: tuple[int, NDArray[np.int64], NDArray[np.float32]] | None = None
+        self._kept: _Snapshot | None = None
         self._warnings: tuple[int, tuple[str, ...]] | None = None
 
     def search(
@@ -233,9 +234,10 @@ class Retriever:
         """Row ids by cosine, best first; and the exact cosine of them and of ``also``."""
         import numpy as np
 
-        if self.generation.table.count_rows() > EXACT_LIMIT:
+        snapshot = self._snapshot()
+        if snapshot is None:
             return self._by_index(vector, where, limit, also)
-        rows, matrix = self._vectors()
+        rows, matrix = snapshot.rows, snapshot.matrix
         # not BLAS: for one vector its threads cost more than they save (8 ms against 17)
         cosine = np.einsum("ij,j->i", matrix, vector)
         places: Any = np.searchsorted(rows, np.asarray(also, dtype=np.int64))
@@ -274,23 +276,26 @@ class Retriever:
             exact.update(zip(taken["_rowid"].to_pylist(), map(float, cosine), strict=True))
         return _Dense(rows, exact)
 
-    def _vectors(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Every vector of the table, kept in memory until the table changes (77 MB at 50,000)."""
+    def _snapshot(self) -> _Snapshot | None:
+        """The table in memory until it changes, or None above ``EXACT_LIMIT`` chunks."""
         table = self.generation.table
         version = int(table.version)
-        if self._matrix is None or self._matrix[0] != version:
-            found = table.search().select(["vector"]).with_row_id(True).to_arrow()
-            found = found.sort_by("_rowid")
-            self._matrix = (version, found["_rowid"].to_numpy(), _matrix(found["vector"]))
-        return self._matrix[1], self._matrix[2]
+        if self._kept is None or self._kept.version != version:
+            if table.count_rows() > EXACT_LIMIT:
+                self._kept = None
+                return None
+            found = table.search().select([*_COLUMNS, "vector"]).with_row_id(True).to_arrow()
+            found = found.sort_by("_rowid").combine_chunks()
+            rows, matrix = found["_rowid"].to_numpy(), _matrix(found["vector"])
+            self._kept = _Snapshot(version, rows, matrix, found.drop_columns(["vector"]))
+        return self._kept
 
     # -- results ----------------------------------------------------------------------------------
 
     def _hits(self, rows: Sequence[int], scored: _Scored) -> list[Hit]:
         if not rows:
             return []
-        taken = self.generation.table.take_row_ids(list(rows)).select(_COLUMNS).with_row_id()
-        records = {int(r["_rowid"]): r for r in taken.to_arrow().to_pylist()}
+        records = {int(r["_rowid"]): r for r in self._records(rows)}
         hits = []
         for row in rows:
             record = records[row]
@@ -315,6 +320,17 @@ class Retriever:
             )
         return hits
 
+    def _records(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        import numpy as np
+
+        if self._kept is not None:
+            places = np.searchsorted(self._kept.rows, np.asarray(rows))
+            kept: list[dict[str, Any]] = self._kept.columns.take(places).to_pylist()
+            return kept
+        taken = self.generation.table.take_row_ids(list(rows)).select(_COLUMNS).with_row_id()
+        read: list[dict[str, Any]] = taken.to_arrow().to_pylist()
+        return read
+
     def words(self, text: str) -> list[str]:
         """The tokens BM25 sees: lower case, stemmed, without stop words."""
         index = next((i for i in self.generation.table.list_indices() if "FTS" in str(i)), None)
@@ -325,7 +341,7 @@ class Retriever:
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know of the index: rows that no text index covers yet."""
         table = self.generation.table
-        version = int(table.version)
+        version = self._kept.version if self._kept is not None else int(table.version)
         if self._warnings is not None and self._warnings[0] == version:
             return self._warnings[1]
         told = []
@@ -335,6 +351,17 @@ class Retriever:
                 told.append(f"{stats.num_unindexed_rows} chunks are not in {index.name} yet")
         self._warnings = (version, tuple(told))
         return self._warnings[1]
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Every chunk of a table version: 77 MB of vectors and some 40 MB of text at 50,000."""
+
+    version: int
+    rows: NDArray[np.int64]
+    """Row ids, ascending."""
+    matrix: NDArray[np.float32]
+    columns: pa.Table
 
 
 @dataclass(frozen=True)
