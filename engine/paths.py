@@ -90,6 +90,10 @@ class StatePaths:
         return self.root / "backends"
 
     @property
+    def serving(self) -> Path:
+        return self.root / "serving"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 

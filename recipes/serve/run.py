@@ -1,0 +1,345 @@
+"""The run function of ``serve``: owns the public port for as long as the deployment is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.errors import DoesNotFit, ModelOpsError
+from engine.kinds import load_function
+from engine.models import ModelLocation, resolve_model
+from engine.plugins import extensions
+from engine.serving import records
+from engine.serving.figures import Figures
+from engine.serving.front import Front, FrontSettings
+from engine.serving.host import Host, HostSettings
+from engine.serving.launch import Launch, LaunchRequest, free_port
+from engine.serving.ports import listen
+from engine.types.serving import DeploymentState, ServedVersion
+from engine.worker.checkpoints import mark_complete, prune
+from engine.worker.context import StepContext, StepResult
+from recipes.serve.commands import Commands
+from recipes.serve.schema import ServeSpec
+
+#: Seconds between looks at the server, and between pictures for `serve list`.
+_TICK_S = 0.2
+_PICTURE_S = 1.0
+#: Seconds between looks at the stage that is followed.
+_FOLLOW_S = 3.0
+#: Of the grace period: how long a stopped deployment goes on with what it has begun.
+_DRAIN_S = 20.0
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Serve until stopped.
+
+    Raises:
+        Conflict: another job serves this deployment, or the port is taken.
+        ModelOpsError: the model can't be verified, found or started.
+        Stopped: a stop was asked for.
+    """
+    spec: ServeSpec = ctx.params  # type: ignore[assignment]
+    record = ensure_record(ctx, spec)
+    with records.locked(ctx.paths, record.name, "serving.lock", wait=False):
+        deployment = Deployment(ctx, spec, record)
+        try:
+            asyncio.run(deployment.serve())
+        finally:
+            deployment.picture(DeploymentState.STOPPED)
+    return ctx.raise_stopped()  # type: ignore[return-value]
+
+
+def ensure_record(ctx: StepContext, spec: ServeSpec) -> records.Record:
+    """The record of this deployment, made here when the recipe was run without `serve start`."""
+    name = records.check_name(spec.deployment or records.name_for(ctx.job_name))
+    if records.exists(ctx.paths, name):
+        return records.change(ctx.paths, name, lambda old: replace(old, job_id=ctx.job_id))
+    recipe = ctx.paths.run_dir(ctx.job_id) / "recipe.toml"
+    record = records.Record(
+        name=name,
+        ref=spec.model,
+        backend=spec.backend,
+        job_id=ctx.job_id,
+        host=spec.host,
+        port=spec.port,
+        created=time.time(),
+        recipe=recipe.read_text() if recipe.is_file() else "",
+        task=spec.task,
+        tls=bool(spec.tls_certificate),
+        pinned=spec.pinned,
+        adapters=dict(spec.adapters),
+        context=spec.context,
+        idle_minutes=spec.idle_minutes,
+        has_key=spec.api_key,
+    )
+    records.save(ctx.paths, record)
+    return record
+
+
+class Deployment:
+    """One deployment from the first look at its model to the last request."""
+
+    def __init__(self, ctx: StepContext, spec: ServeSpec, record: records.Record) -> None:
+        self.ctx = ctx
+        self.spec = spec
+        self.name = record.name
+        self.figures = Figures()
+        self._pictured = 0.0
+        self._told: tuple[int, int] = (0, 0)
+        self._tried = ""
+        self._problem = ""
+        self._backend = extensions("serving backend").get(spec.backend)
+        self.socket = listen(record.host, record.port)
+        port = int(self.socket.getsockname()[1])
+        ctx.work_dir.mkdir(parents=True, exist_ok=True)
+        self.record = records.change(
+            ctx.paths, self.name, lambda old: replace(old, port=port, job_id=ctx.job_id)
+        )
+        self.adapters: dict[str, str] = dict(spec.adapters)
+        version = record.current or self.version_of(spec.model)
+        self.host = Host(
+            HostSettings(
+                name=self.name,
+                task=spec.task,
+                idle_s=spec.idle_minutes * 60,
+                max_queue=spec.max_queue,
+            ),
+            version,
+            self.prepare,
+            self.figures,
+            ctx.paths.job_log(ctx.job_id),
+            self.keep_version,
+            self.require_room,
+        )
+
+    # -- versions ---------------------------------------------------------------------------------
+
+    def version_of(self, ref: str) -> ServedVersion:
+        """The version that ``ref`` names now, for the record."""
+        location = resolve_model(ref, self.ctx.paths)
+        name = location.name
+        if location.manifest:
+            view = self.ctx.registry().resolve(location.manifest)
+            name = f"{view.name} {view.version}"
+        return ServedVersion(location.manifest or ref, name, time.time())
+
+    def prepare(self, version: ServedVersion) -> Launch:
+        """Find and verify the files of ``version`` and say how its server is started.
+
+        Raises:
+            IntegrityError: an artifact's bytes are not what was signed.
+        """
+        began = time.monotonic()
+        location = resolve_model(version.model, self.ctx.paths)
+        adapters = {name: self._adapter(ref) for name, ref in self.adapters.items()}
+        request = LaunchRequest(
+            name=self.name,
+            location=location,
+            adapters=adapters,
+            paths=self.ctx.paths,
+            work_dir=self.ctx.work_dir,
+            port=free_port(),
+            key=secrets.token_urlsafe(24),
+            task=self.spec.task,
+            context=self.spec.context,
+            threads=self.ctx.threads,
+            device=self.ctx.device,
+            options=self._options(),
+        )
+        launch: Launch = load_function(self._backend.launch)(request)
+        self.ctx.note(f"starting {version.name} (verified in {time.monotonic() - began:.2f} s)")
+        return launch
+
+    def _adapter(self, ref: str) -> ModelLocation:
+        return resolve_model(ref, self.ctx.paths)
+
+    def _options(self) -> dict[str, Any]:
+        own = {"llama.cpp": self.spec.llama_cpp, "vllm": self.spec.vllm}
+        return dict(own.get(self.spec.backend, self.spec.options))
+
+    def keep_version(self, version: ServedVersion) -> None:
+        """A switch happened: write it down."""
+        self.record = records.change(self.ctx.paths, self.name, lambda old: old.serving(version))
+        self.ctx.note(f"now serving {version.name}")
+
+    def require_room(self, version: ServedVersion) -> None:
+        """Two versions run side by side for a moment: is there memory for the second?
+
+        Raises:
+            DoesNotFit: there is not; the rule is never to risk what runs.
+        """
+        from engine.devices.probe import devices
+        from engine.queue.schedule import gib
+        from engine.types.system import EstimateContext
+        from recipes.serve.estimate import estimate
+
+        spec = self.spec.model_copy(update={"model": version.model})
+        need = estimate(spec, EstimateContext(self.ctx.paths, self.ctx.device)).memory_bytes
+        on_gpu = self.ctx.device == "cuda"
+        free = max(
+            (d.memory_free for d in devices() if d.lane.startswith("gpu-") == on_gpu), default=0
+        )
+        if need > free:
+            raise DoesNotFit(
+                f"there is no room to start {version.name} beside what runs",
+                why=f"it needs {gib(need)}, {gib(free)} are free",
+                hint=f"stop something, or `modelops-tui serve restart {self.name}` (with a pause)",
+            )
+
+    # -- serving ----------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Run the front and the server behind it until a stop is asked for.
+
+        Raises:
+            ModelOpsError: the server can't be started.
+        """
+        commands = Commands(self)
+        front = Front(
+            self.host,
+            FrontSettings(
+                key=records.secret(self.ctx.paths, self.name, "key") if self.spec.api_key else "",
+                admin=records.secret(self.ctx.paths, self.name, "admin"),
+                max_body=int(self.spec.max_request_mb * (1 << 20)),
+            ),
+            lambda: [self.name, *self.adapters],
+            commands.table(),
+        )
+        self.ctx.phase("starting the server")
+        # first of all: it needs seconds, and the front's libraries load meanwhile
+        self.host.wake()
+        await asyncio.sleep(0)
+        server = _web_server(front, self.spec)
+        serving = asyncio.create_task(server.serve(sockets=[self.socket]))
+        try:
+            await self._watch(serving)
+        finally:
+            await self.host.close(_DRAIN_S)
+            server.should_exit = True
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(serving), 5)
+            self.picture(DeploymentState.STOPPED)
+
+    async def _watch(self, serving: asyncio.Task[None]) -> None:
+        followed = time.monotonic()
+        following: asyncio.Task[None] | None = None
+        was = None
+        while not self.ctx.should_stop:
+            await self.host.tick()
+            if serving.done():
+                serving.result()
+                return
+            if self.host.state is not was:
+                was = self.host.state
+                self._changed(was)
+            self.picture(self.host.state)
+            if time.monotonic() - followed > _FOLLOW_S and (following is None or following.done()):
+                followed = time.monotonic()
+                following = asyncio.create_task(self.follow())
+            await asyncio.sleep(_TICK_S)
+        if following is not None:
+            following.cancel()
+
+    def _changed(self, state: DeploymentState) -> None:
+        self.ctx.phase(f"{state}{': ' if self.host.reason else ''}{self.host.reason}")
+        if state is DeploymentState.READY:
+            records.change(self.ctx.paths, self.name, lambda old: old.serving(self.host.version))
+            self._mark_progress()
+
+    def _mark_progress(self) -> None:
+        """Tell the engine that this attempt got somewhere: only servers that never start fail."""
+        folder = self.ctx.checkpoints_dir / f"checkpoint-{self.ctx.attempt}"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            (folder / "ready").write_text(f"{self.host.version.model}\n")
+            mark_complete(folder, self.ctx.recipe_sha256)
+            prune(self.ctx.checkpoints_dir, 1)
+
+    async def follow(self) -> None:
+        """Where a stage is followed, switch to what it holds now; a bad version is tried once."""
+        record = records.load(self.ctx.paths, self.name)
+        if record.pinned or "@" not in record.ref:
+            return
+        try:
+            version = await asyncio.to_thread(self.version_of, record.ref)
+            if version.model in (self.host.version.model, self._tried):
+                return
+            self._tried = version.model
+            self.ctx.note(f"{record.ref} is now {version.name}: switching")
+            await self.host.switch(version)
+            self._tried = ""
+        except ModelOpsError as error:
+            if self._problem != str(error):
+                self._problem = str(error)
+                self.ctx.note(f"not switched: {error}", "warning")
+
+    def picture(self, state: DeploymentState) -> None:
+        """Write ``status.json`` and the events, at most once a second."""
+        now = time.monotonic()
+        if now - self._pictured < _PICTURE_S and state is not DeploymentState.STOPPED:
+            return
+        self._pictured = now
+        server = self.host.server
+        figures = self.figures.to_json()
+        records.write_status(
+            self.ctx.paths,
+            self.name,
+            {
+                "job_id": self.ctx.job_id,
+                "attempt": self.ctx.attempt,
+                "state": str(state),
+                "reason": self.host.reason,
+                "time": time.time(),
+                "pid": server.pid if server else None,
+                "memory_bytes": server.memory_bytes() if server else None,
+                "restarts": self.host.restarts,
+                "live_adapters": bool(server and server.launch.live_adapters),
+                "adapters": list(self.adapters),
+                **figures,
+            },
+        )
+        told = (self.figures.requests, self.figures.tokens)
+        if told != self._told:
+            self._told = told
+            self.ctx.event(
+                "metrics", done=self.figures.requests, tokens_per_s=figures["tokens_per_s"]
+            )
+
+
+def _web_server(front: Front, spec: ServeSpec) -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # TERM belongs to the worker: it drains first
+            yield
+
+    tls: dict[str, Any] = {}
+    if spec.tls_certificate:
+        tls = {
+            "ssl_certfile": str(Path(spec.tls_certificate).expanduser()),
+            "ssl_keyfile": str(Path(spec.tls_key).expanduser()),
+        }
+    return Server(
+        uvicorn.Config(
+            front,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=5,
+            h11_max_incomplete_event_size=64 << 10,
+            **tls,
+        )
+    )
