@@ -84,15 +84,31 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
             id="full",
             marks=pytest.mark.nightly,
         ),
-        pytest.param({"packing": True, "batch": 1}, id="packed", marks=pytest.mark.nightly),
+        pytest.param(
+            {"method": "lora", "packing": True, "batch": 1}, id="packed", marks=pytest.mark.nightly
+        ),
         pytest.param({"method": "dora"}, id="dora", marks=pytest.mark.nightly),
         pytest.param({"method": "qlora"}, id="qlora", marks=pytest.mark.nightly),
+        pytest.param({"method": "dpo"}, id="dpo", marks=pytest.mark.nightly),
+        pytest.param({"method": "kto"}, id="kto", marks=pytest.mark.nightly),
+        pytest.param({"method": "orpo"}, id="orpo", marks=pytest.mark.nightly),
+        pytest.param({"method": "grpo", "batch": 4}, id="grpo", marks=pytest.mark.nightly),
     ],
 )
 def test_kill_and_resume_is_bit_identical(
     tmp_path: Path, tiny_model: Path, tiny_chat: Path, train: dict[str, Any]
 ) -> None:
     recipe = params(tiny_model, tiny_chat, **train)
+    bundled = {
+        "dpo": "house/preferences",
+        "orpo": "house/preferences",
+        "kto": "house/feedback",
+        "grpo": "house/prompts",
+    }
+    if train["method"] in bundled:
+        recipe["data"] = {"train": bundled[train["method"]], "max_length": 400, "rows": 32}
+    if train["method"] == "grpo":
+        recipe["preference"] = {"reward": "house-style", "answer_tokens": 6}
     whole = run_step(tmp_path / "whole", "finetune", recipe)
     run_and_kill(tmp_path / "broken", recipe, after_step=3)
     resumed = run_step(tmp_path / "broken", "finetune", recipe)
