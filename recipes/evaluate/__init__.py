@@ -26,5 +26,13 @@ KIND = Kind(
     check="recipes.evaluate.check:check",
     estimate=None,
     resumable=False,
-    code=("recipes.loading", "engine.data.formats", "engine.data.rows", "engine.models"),
+    code=(
+        "recipes.loading",
+        "recipes.finetune",
+        "engine.data.formats",
+        "engine.data.masks",
+        "engine.data.report",
+        "engine.data.rows",
+        "engine.models",
+    ),
 )

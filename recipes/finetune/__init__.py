@@ -26,5 +26,13 @@ KIND = Kind(
         "preview": "recipes.finetune.actions:preview",
     },
     resumable=True,
-    code=("recipes.loading", "engine.data.formats", "engine.data.rows", "engine.models"),
+    code=(
+        "recipes.loading",
+        "recipes.evaluate",
+        "engine.data.formats",
+        "engine.data.masks",
+        "engine.data.report",
+        "engine.data.rows",
+        "engine.models",
+    ),
 )
