@@ -188,7 +188,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("new-chat", "n", "Begin again", "chat"),
     Action("show-prompt", "P", "The exact prompt as sent", "chat"),
     # serve
-    Action("start-deployment", "r", "Start a deployment", "serve", label="start"),
+    Action(
+        "start-deployment", "r", "Start a stopped deployment, or a new one", "serve", label="start"
+    ),
+    Action("new-deployment", "R", "Start a new deployment", "serve"),
+    Action("roll-back", "b", "Serve the version before, and stay with it", "serve"),
+    Action("remove-deployment", "d", "Forget a stopped deployment", "serve"),
     Action("stop-deployment", "x", "Stop the deployment", "serve", label="stop"),
     Action("show-curl", "c", "A curl line that asks it", "serve"),
     # system

@@ -277,8 +277,14 @@ def mask_lines(row: dict[str, Any], start: int, base: str, width: int) -> list[L
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        # a conversation: who says what, on one line
+        value = "  ".join(
+            f"{turn.get('role', turn.get('from', '?'))}: {turn.get('content', turn.get('value'))}"
+            for turn in value
+        )
     text = value if isinstance(value, str) else None
-    return text.replace("\n", " ")[:200] if text is not None else value
+    return text.replace("\n", " ")[:300] if text is not None else value
 
 
 SCREEN = DataScreen

@@ -174,7 +174,7 @@ def chart(detail: JobDetail, width: int) -> list[Line]:
 
     series = detail.series
     if not series.steps:
-        return [[("no loss was reported yet", "dim")]]
+        return [[("no loss was reported yet", "dim")], *_remembered(detail)]
     names = series.steps
     height = max(6, (detail.height - len(names)) // len(names))
     lines: list[Line] = []
@@ -189,6 +189,15 @@ def chart(detail: JobDetail, width: int) -> list[Line]:
             curve or held_out, width, height, marks=held_out, ascii_only=detail.ascii_only
         )
     return lines
+
+
+def _remembered(detail: JobDetail) -> list[Line]:
+    """Where the events of a step stand that did not have to run again."""
+    found = [(step.name, step.memo_of) for step in detail.steps if step.memo_of]
+    return [
+        [(f"{name} was not run again: {memo} has its curve and samples", "dim")]
+        for name, memo in found
+    ]
 
 
 def recipe(detail: JobDetail, width: int) -> list[Line]:
@@ -233,7 +242,7 @@ def report(detail: JobDetail, width: int) -> list[Line]:
 def samples(detail: JobDetail, width: int) -> list[Line]:
     """Generations before and after."""
     if not detail.series.samples:
-        return [[("no sample was generated yet", "dim")]]
+        return [[("no sample was generated yet", "dim")], *_remembered(detail)]
     lines: list[Line] = []
     for event in detail.series.samples:
         lines += [[("prompt", "head")], *paragraph(str(event.get("prompt", "")), width, "", "  ")]

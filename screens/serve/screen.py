@@ -21,6 +21,7 @@ from screens.widgets.text_pane import Build
 LOOK_EVERY = 2.0
 _LOG_TAIL = 64 * 1024
 
+_OVER = (DeploymentState.STOPPED, DeploymentState.FAILED)
 _STATES = {
     DeploymentState.WAITING: ("○", "warn"),
     DeploymentState.STARTING: ("◐", "accent"),
@@ -97,6 +98,18 @@ class ServeScreen(DetailScreen):
     # -- actions ----------------------------------------------------------------------------------
 
     def action_start_deployment(self) -> None:
+        """Start a stopped one again; else ask what to serve."""
+        view: DeploymentView | None = self.item
+        if view is not None and view.state in _OVER:
+            work = partial(self.workbench.serving.restart, view.name)
+            self.in_thread("start", work, lambda _: self.action_reload())
+            self.say(f"{view.name} starts again")
+            return
+        self.action_new_deployment()
+
+    def action_new_deployment(self) -> None:
+        """Ask what to serve."""
+
         def named(ref: str) -> None:
             def done(view: Any) -> None:
                 self.say(f"{view.name} starts at {view.url}")
@@ -119,6 +132,37 @@ class ServeScreen(DetailScreen):
 
         told = f"Requests to {view.url} fail from then on."
         self.app.push_screen(ConfirmDialog(f"Stop {view.name} ({view.ref})?", told), answered)
+
+    def action_roll_back(self) -> None:
+        """The version before, and stay with it."""
+        view: DeploymentView | None = self.item
+        if view is None:
+            return
+        if not view.previous:
+            self.say(f"{view.name} has served one version only")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                work = partial(self.workbench.serving.rollback, view.name)
+                self.in_thread("rollback", work, lambda _: self.action_reload())
+
+        told = f"It serves {view.previous[0].name} again and stays with it (pinned)."
+        self.app.push_screen(ConfirmDialog(f"Roll {view.name} back?", told), answered)
+
+    def action_remove_deployment(self) -> None:
+        """Forget a stopped one."""
+        view: DeploymentView | None = self.item
+        if view is None:
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                work = partial(self.workbench.serving.remove, view.name)
+                self.in_thread("remove", work, lambda _: self.action_reload())
+
+        told = "Its address and key are forgotten; the model stays in the registry."
+        self.app.push_screen(ConfirmDialog(f"Forget {view.name}?", told), answered)
 
     def action_show_curl(self) -> None:
         if self.item is not None:

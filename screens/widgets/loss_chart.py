@@ -46,7 +46,7 @@ def loss_chart(
     last = max(p[0] for p in (*clean, *extra))
     grid = _braille(clean, columns, rows, (first, last, low, high))
     if ascii_only:
-        grid = [["*" if cell != "\u2800" else " " for cell in row] for row in grid]
+        grid = [["*" if cell != " " else " " for cell in row] for row in grid]
     lines = _framed(grid, low, high, ascii_only)
     _put_marks(lines, extra, (columns, rows), (first, last, low, high))
     return [*lines, _axis(columns, ascii_only), _labels(columns, first, last, unit)]
@@ -91,7 +91,8 @@ def _braille(
         for y in range(upper, lower + 1):
             cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
         before, before_x = (upper + lower) // 2, x
-    return [[chr(0x2800 + cell) for cell in row] for row in cells]
+    # a space where there is no dot: one byte on the line instead of three
+    return [[chr(0x2800 + cell) if cell else " " for cell in row] for row in cells]
 
 
 def _join(cells: list[list[int]], x0: int, y0: int, x1: int, y1: int) -> None:

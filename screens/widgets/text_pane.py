@@ -48,10 +48,18 @@ class TextPane(LineView):
     def _make(self) -> None:
         width = self.size.width
         raw = self._build(width)
-        if raw == self._raw and self._made_for == width:
+        before, same_width = self._raw, self._made_for == width
+        if raw == before and same_width:
             return
         self._raw, self._made_for = raw, width
-        self._place()
+        if self.wrapping or not same_width or len(raw) != len(before):
+            self._place()
+            return
+        self._lines = raw
+        self.resize_to(len(raw), max(map(self.width_of, raw), default=0))
+        for number, (old, new) in enumerate(zip(before, raw, strict=True)):
+            if old != new:
+                self.refresh_line(number)
 
     def _place(self) -> None:
         lines = [part for line in self._raw for part in wrapped(line, self._made_for)]
