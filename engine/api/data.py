@@ -165,12 +165,13 @@ class Data:
 
         Args:
             ref: a file, ``name@version`` or a bundled dataset.
-            options: parameters of the kind's ``data_report`` action (base, format, eval, ...).
+            options: base, format, columns, eval, max_length, on_truncate, loss_on, template. The
+                result has ``report``, ``table`` and ``warnings``.
         """
         yield from self._finetune("data_report", data=ref, **options)
 
     def mask(self, ref: str, **options: Any) -> Iterator[dict[str, Any]]:
-        """Which tokens of one row the loss sees: events, then ``{"result": ...}``."""
+        """Which tokens of ``count`` rows from ``start`` the loss sees: ``{"result": {"rows"}}``."""
         yield from self._finetune("mask", data=ref, **options)
 
     def _finetune(self, action: str, **params: Any) -> Iterator[dict[str, Any]]:

@@ -241,40 +241,67 @@ def check(
     events = Workbench().data.check(
         ref, base=base, format=data_format, eval=eval_ref, max_length=length
     )
-    _show(events)
+    _show_report(_result(events))
 
 
 @app.command()
 def mask(
     ref: Annotated[str, typer.Argument(help="A file, NAME@VERSION or a bundled dataset.")],
-    row: Annotated[int, typer.Option("--row", help="Which row, from 1.", min=1)] = 1,
+    row: Annotated[int, typer.Option("--row", help="First row, from 1.", min=1)] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", help="Rows.", min=1)] = 1,
     base: Annotated[str | None, typer.Option(help="Model whose template applies.")] = None,
     data_format: Annotated[str | None, typer.Option("--format", help="Row format.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The tokens of one row, with those the loss sees marked."""
+    """The text of rows as the model sees it, with what the loss counts between ‹ and ›."""
     out.choose(as_json=as_json)
-    _show(Workbench().data.mask(ref, row=row, base=base, format=data_format))
+    events = Workbench().data.mask(ref, start=row - 1, count=count, base=base, format=data_format)
+    _show_masks(_result(events))
 
 
-def _show(events: Any) -> None:
-    """Narrate the events of a service action and write its result."""
+def _result(events: Any) -> dict[str, Any]:
+    """Narrate the events of a service action and return its result."""
+    result: dict[str, Any] = {}
     for event in events:
-        if "result" not in event:
-            out.status(str(event.get("text") or event.get("name") or event))
+        if "result" in event:
+            result = event["result"]
+        elif "done" in event:
+            out.status(f"{event['done']} rows")
+    out.status_end()
+    return result
+
+
+def _show_report(result: dict[str, Any]) -> None:
+    if out.format is not Format.TABLE:
+        out.json(result)
+        return
+    table = result["table"]
+    out.line(str(table["title"]))
+    columns = list(table["columns"])
+    out.rows(columns, [dict(zip(columns, row, strict=True)) for row in table["rows"]])
+    for note in table.get("notes", ()):
+        out.line(str(note))
+    for warning in result["warnings"]:
+        out.say(f"warning: {warning}")
+
+
+def _show_masks(result: dict[str, Any]) -> None:
+    """The text of each row, with what the loss counts between ‹ and ›."""
+    if out.format is not Format.TABLE:
+        out.json(result)
+        return
+    for row in result["rows"]:
+        if row["problem"]:
+            out.line(f"row {row['number']}: {row['problem']}")
             continue
-        out.status_end()
-        result = event["result"]
-        if out.format is not Format.TABLE or not isinstance(result, dict):
-            out.json(result)
-        elif "tables" in result:
-            for table in result["tables"]:
-                out.line(str(table["title"]))
-                columns = list(table["columns"])
-                out.rows(columns, [dict(zip(columns, r, strict=True)) for r in table["rows"]])
-                for note in table.get("notes", ()):
-                    out.line(str(note))
-        elif "text" in result:
-            out.line(str(result["text"]))
-        else:
-            out.record(result)
+        text, learning = "", False
+        for piece, learned in row["tokens"]:
+            if learned != learning:
+                text += "‹" if learned else "›"
+                learning = learned
+            text += piece
+        counted = sum(1 for _, learned in row["tokens"] if learned)
+        cut = ", cut" if row["cut"] else ""
+        out.line(f"row {row['number']}: {counted} of {row['length']} tokens are learned{cut}")
+        out.line(text + ("›" if learning else ""))
+    out.say(f"between ‹ and ›: what the loss counts, for {result['base']}")

@@ -49,3 +49,11 @@ def test_mistakes_have_their_exit_status(run, tmp_path: Path) -> None:
     assert "not a read" in run("data", "sql", "drop table x", status=5)
     (tmp_path / "bad.jsonl").write_text("{")
     assert "bad.jsonl:1" in run("data", "import", "bad.jsonl", status=2)
+
+
+def test_check_and_mask_run_the_training_code(run) -> None:
+    report = json.loads(run("data", "check", "house/heldout", "--json"))
+    assert report["report"]["rows"] > 0
+    shown = run("data", "mask", "house/train", "--row", "2")
+    assert shown.count("‹") == shown.count("›") >= 1
+    assert shown.index("<|im_start|>assistant") < shown.index("‹")
