@@ -24,7 +24,8 @@ _QUEUED = """
 SELECT j.id, j.seq, j.priority, j.passed, s.lane, s.device, s.shares, s.declared,
        s.estimate_bytes, s.signature, p.bytes AS peak
 FROM jobs j JOIN steps s ON s.job_id = j.id AND s.name = j.step
-LEFT JOIN peaks p ON p.signature = s.signature AND p.device = ?
+LEFT JOIN peaks p ON p.signature = s.signature
+    AND p.device = CASE WHEN s.lane = 'cpu' OR s.device = 'cpu' THEN 'cpu' ELSE ? END
 WHERE j.state = 'queued' AND j.want IS NULL
 ORDER BY j.priority + j.passed / 8 DESC, j.seq LIMIT ?
 """

@@ -123,6 +123,22 @@ def test_the_measured_peak_takes_over_from_the_estimate(harness: Harness) -> Non
     harness.wait_state(second, JobState.SUCCEEDED)
 
 
+def test_a_cpu_step_beside_cards_is_admitted_by_its_peak_in_ram(
+    harness: Harness, cards: list[dict[str, Any]]
+) -> None:
+    from engine.daemon.admission import Admission
+    from engine.daemon.settings import EngineSettings
+    from engine.store import run
+
+    harness.submit(steps=1)
+    conn = harness.jobs._conn()
+    (signature,) = conn.execute("SELECT signature FROM steps").fetchone()
+    run.remember_peak(conn, signature, "cpu", 10**15, 1.0)
+    decision = Admission(harness.paths, EngineSettings()).decide(conn, [], set())
+    (reason,) = decision.reasons.values()
+    assert reason.startswith(f"needs {1.1e15 / GIB:.1f} GiB, but the largest it may use (cpu)")
+
+
 def test_priority_goes_first(harness: Harness) -> None:
     harness.start_engine()
     harness.submit(steps=10, step_s=0.05)
