@@ -208,9 +208,9 @@ class Registry(Store):
         """Ancestors (``up``) or descendants, nearest first."""
         return query.lineage(self.db(), self.row(ref)["manifest"], up=up, depth=depth)
 
-    def ancestors(self, ref: str, *, depth: int = 10_000) -> dict[str, int]:
-        """Manifest ids an artifact was made from -> how far away; without their descriptions."""
-        return query.ancestors(self.db(), self.row(ref)["manifest"], depth=depth)
+    def ancestors(self, ref: str) -> Sequence[str]:
+        """Manifest ids of everything an artifact was made from, nearest first."""
+        return query.ancestors(self.db(), self.row(ref)["manifest"])
 
     # -- changing ---------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from engine.registry.log import (
 )
 from engine.registry.trust import Trust
 
-SCHEMA = "4"
+SCHEMA = "5"
 
 _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     "meta": ({"key": str, "value": str}, ("key",)),
@@ -73,9 +73,9 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
 _INDEXES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("artifacts", ("manifest",), True),
     ("artifacts", ("name", "version"), True),
-    ("artifacts", ("deleted", "hidden", "created", "id"), False),
-    ("artifacts", ("deleted", "created", "id"), False),
-    ("artifacts", ("type", "deleted", "hidden", "created", "id"), False),
+    ("artifacts", ("deleted", "hidden", "id"), False),
+    ("artifacts", ("type", "deleted", "hidden", "id"), False),
+    ("artifacts", ("name", "id"), False),
     ("edges", ("parent",), False),
     ("metrics", ("name", "value"), False),
     ("stages", ("stage",), False),

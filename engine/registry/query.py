@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
 from engine.errors import BadInput, Conflict, NotFound
 from engine.types.artifacts import ArtifactView, EventView, LineageNode, StageChange
@@ -29,7 +30,7 @@ def find(db: sqlite3.Connection, ref: str) -> sqlite3.Row:
     else:
         row = db.execute(
             "select * from artifacts where name=? and deleted=0 and yanked=0 "
-            "order by created desc, id desc limit 1",
+            "order by id desc limit 1",
             (ref,),
         ).fetchone()
         match = _PREFIX.fullmatch(ref)
@@ -46,7 +47,7 @@ def _at(db: sqlite3.Connection, name: str, which: str) -> sqlite3.Row | None:
     if which == "latest":
         row: sqlite3.Row | None = db.execute(
             "select * from artifacts where name=? and deleted=0 and yanked=0 "
-            "order by created desc, id desc limit 1",
+            "order by id desc limit 1",
             (name,),
         ).fetchone()
         return row
@@ -84,8 +85,7 @@ def _missing(db: sqlite3.Connection, ref: str, name: str, which: str) -> NotFoun
         versions = [
             row[0]
             for row in db.execute(
-                "select version from artifacts where name=? and deleted=0 "
-                "order by created desc limit 5",
+                "select version from artifacts where name=? and deleted=0 order by id desc limit 5",
                 (name,),
             )
         ]
@@ -164,7 +164,7 @@ def select(
     limit: int | None = None,
     before: str | None = None,
 ) -> tuple[ArtifactView, ...]:
-    """Artifacts, newest first.
+    """Artifacts, newest first (in the order of the log).
 
     Args:
         db: the index.
@@ -179,39 +179,52 @@ def select(
         before: manifest id of the last one of the page before.
     """
     where, values = ["a.deleted=0"], []
+    source = "artifacts a"
     if not include_runs:
         where.append("a.hidden=0")
-    if artifact_type:
-        where.append("a.type=?")
-        values.append(artifact_type)
-    if name:
-        where.append("a.name=?")
-        values.append(name)
+    for column, wanted in (("type", artifact_type), ("name", name)):
+        if wanted:
+            where.append(f"a.{column}=?")
+            values.append(wanted)
     if stage:
-        where.append("a.manifest in (select manifest from stages where stage=?)")
-        values.append(stage)
+        _among(db, where, values, "select manifest from stages where stage=?", [stage])
     if tag:
-        where.append(
-            "(a.manifest in (select manifest from tags where tag=?) "
-            "or a.manifest in (select manifest from labels where tag=?))"
-        )
-        values += [tag, tag]
+        rule = "select manifest from labels where tag=? union select manifest from tags where tag=?"
+        _among(db, where, values, rule, [tag, tag])
     if metric:
-        _bound(metric, where, values)
+        rule, bound = _bound(metric)
+        _among(db, where, values, rule, bound)
     if text and text.strip():
-        where.append("a.id in (select rowid from artifacts_fts where artifacts_fts match ?)")
-        values.append(_match(text))
+        # the full-text index walks backwards by rowid, which is the order of the log
+        source = "artifacts_fts f cross join artifacts a on a.id=f.rowid"
+        where.insert(0, "artifacts_fts match ?")
+        values.insert(0, _match(text))
+    key = "f.rowid" if source != "artifacts a" else "a.id"
     if before:
-        row = db.execute("select created, id from artifacts where manifest=?", (before,)).fetchone()
+        row = db.execute("select id from artifacts where manifest=?", (before,)).fetchone()
         if row is None:
             raise NotFound(f"there is no artifact {before[:19]} to go on from")
-        where.append("(a.created, a.id) < (?, ?)")
-        values += [row["created"], row["id"]]
-    sql = (
-        f"select a.* from artifacts a where {' and '.join(where)} "
-        "order by a.created desc, a.id desc limit ?"
-    )
+        where.append(f"{key} < ?")
+        values.append(row["id"])
+    sql = f"select a.* from {source} where {' and '.join(where)} order by {key} desc limit ?"
     return views(db, db.execute(sql, (*values, -1 if limit is None else limit)))
+
+
+#: Up to so many matches are looked up and sorted; more are met soon on the way from the newest.
+_FEW = 2_000
+
+
+def _among(
+    db: sqlite3.Connection, where: list[str], values: list[Any], rule: str, arguments: list[Any]
+) -> None:
+    """Ask for artifacts that ``rule`` selects, in the way that suits how many it selects."""
+    count = db.execute(f"select count(*) from ({rule} limit {_FEW})", arguments).fetchone()[0]
+    if count < _FEW:
+        where.append(f"a.manifest in ({rule})")
+    else:
+        parts = [f"{part} and manifest=a.manifest" for part in rule.split(" union ")]
+        where.append(f"({' or '.join(f'exists ({part})' for part in parts)})")
+    values += arguments
 
 
 def _match(text: str) -> str:
@@ -221,29 +234,25 @@ def _match(text: str) -> str:
     return " ".join(f'"{word}"*' for word in words[:16])
 
 
-def _bound(metric: str, where: list[str], values: list[str]) -> None:
+def _bound(metric: str) -> tuple[str, list[Any]]:
     match = _METRIC.match(metric.strip())
     if not match:
         raise BadInput(f"{metric!r} is no bound on a metric", hint="for example: perplexity<=12")
-    where.append(
-        f"a.manifest in (select manifest from metrics where name=? and value {match[2]} "
-        "cast(? as real))"
-    )
-    values += [match[1], match[3]]
+    rule = f"select manifest from metrics where name=? and value {match[2]} ?"
+    return rule, [match[1], float(match[3])]
 
 
-def ancestors(db: sqlite3.Connection, manifest: str, *, depth: int = 10_000) -> dict[str, int]:
-    """Manifest ids -> distance, nearest first."""
+def ancestors(db: sqlite3.Connection, manifest: str, *, limit: int = -1) -> list[str]:
+    """Manifest ids of everything an artifact was made from, nearest first."""
     rows = db.execute(
-        """with recursive walk(node, depth) as (
-              select parent, 1 from edges where child=:start
+        """with recursive walk(node) as (
+              select parent from edges where child=?
               union
-              select e.parent, w.depth + 1 from edges e join walk w on e.child=w.node
-              where w.depth < :depth)
-            select node, min(depth) from walk group by node order by 2""",
-        {"start": manifest, "depth": min(depth, 10_000)},
+              select e.parent from walk w join edges e on e.child=w.node)
+            select node from walk limit ?""",
+        (manifest, limit),
     )
-    return dict(rows.fetchall())
+    return [row[0] for row in rows]
 
 
 def lineage(

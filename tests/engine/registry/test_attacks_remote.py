@@ -59,7 +59,9 @@ class World:
 
     def checkpoint(self) -> dict:
         data = (self.root / "checkpoint.json").read_bytes()
-        return json.loads(envelope.parse(data, remote.CHECKPOINT_TYPE, "c").payload)
+        found = json.loads(envelope.parse(data, remote.CHECKPOINT_TYPE, "c").payload)
+        assert isinstance(found, dict)
+        return found
 
     def forge(self, key: SigningPair | None = None, **changes: object) -> None:
         value = {**self.checkpoint(), **changes}

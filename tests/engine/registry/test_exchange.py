@@ -49,7 +49,7 @@ def test_another_registry_needs_the_fingerprint(machine: Machine, tmp_path: Path
     assert bob.import_tar(tar, root=alice.device()["root"], name="theirs") == view
 
 
-def edited(tar: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> Path:
+def edited(tar: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], object]) -> Path:
     members = []
     with tarfile.open(tar) as archive:
         for info in archive:
@@ -76,7 +76,7 @@ def index_of(members: list[tuple[tarfile.TarInfo, bytes]], prefix: str) -> int:
     return next(i for i, (info, _) in enumerate(members) if info.name.startswith(prefix))
 
 
-ATTACKS: dict[str, tuple[Callable[[list[tuple[tarfile.TarInfo, bytes]]], None], str]] = {
+ATTACKS: dict[str, tuple[Callable[[list[tuple[tarfile.TarInfo, bytes]]], object], str]] = {
     "additional member": (lambda m: m.append((named("blobs/../../evil"), b"x")), "does not name"),
     "absolute member": (lambda m: m.insert(0, (named("/etc/passwd"), b"x")), "no export has it"),
     "symbolic link": (

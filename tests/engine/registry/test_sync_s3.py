@@ -14,6 +14,7 @@ from engine.errors import ModelOpsError, Refused
 from engine.registry.sync import multipart
 from engine.registry.sync.remotes import connect, probe
 from engine.registry.sync.s3 import S3, Place, boto_client
+from engine.types.artifacts import SyncProgress
 from tests.engine.registry.conftest import make_folder
 
 pytest.importorskip("obstore")
@@ -27,7 +28,7 @@ def test_two_machines_share_a_bucket(machine: Machine, bucket: str, tmp_path: Pa
     alice.promote("bot", "dev")
     view = alice.remote_add("origin", bucket)
     assert view.shared
-    seen = []
+    seen: list[SyncProgress] = []
     assert alice.push(progress=seen.append).blobs == 2
     assert seen[-1].done == seen[-1].total > 0
     bob.clone(bucket, fingerprint=alice.device()["root"])
