@@ -71,7 +71,9 @@ class Encoder:
         if example.shape in ("preference", "kto"):
             chosen, rejected = (self.encode(part, max_length) for part in sides(example))
             return max(chosen, rejected, key=lambda side: side.length)
-        if example.shape == "chat":
+        if example.shape == "prompt":
+            ids, trained = self._prompt(example)
+        elif example.shape == "chat":
             ids, trained = self._chat(example)
         elif example.shape == "completion":
             ids, trained = self._completion(str(example.prompt), f"{example.completion}{self._end}")
@@ -115,6 +117,16 @@ class Encoder:
     @property
     def _end(self) -> str:
         return self.tokenizer.eos_token or "" if self.add_end else ""
+
+    def _prompt(self, example: Example) -> tuple[list[int], list[bool]]:
+        """A question alone, as a model is given it: nothing of it is learned."""
+        prompt = example.prompt
+        if isinstance(prompt, str) and self.tokenizer.chat_template:
+            prompt = ({"role": "user", "content": prompt},)
+        if isinstance(prompt, str):
+            return self._spans(prompt, [], special=True)
+        text = render_chat(self.tokenizer, list(prompt), example.tools, open_turn=True)
+        return self._spans(text, [], special=False)
 
     def _completion(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
         """Prompt and completion are cut into tokens apart, as they will be when generating."""

@@ -264,6 +264,9 @@ def _fit(encoded: Encoded, encoder: Encoder, report: DataReport) -> Encoded | No
             report.nothing_to_learn.add(encoded.number)
             return None
         return cut if report.on_truncate == "truncate" else None
+    if report.format == "prompt":
+        # a question alone: answers will be sampled, nothing here is learned
+        return encoded
     if not any(encoded.trained):
         report.nothing_to_learn.add(encoded.number)
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.data.duplicates import DuplicateIndex
 from engine.data.formats import Example
-from engine.data.report import DataReport, look
+from engine.data.report import DataReport, encode_all
 from engine.data.source import resolve_data
 from engine.errors import BadInput
 from engine.worker.context import StepResult
@@ -39,13 +40,15 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     """Run one GRPO training from prompts and a reward to a published adapter."""
     session = open_session(ctx, spec)
     ctx.phase("reading the data")
-    _, batch = sizes(session)
+    max_length, batch = sizes(session)
     source = resolve_data(spec.data.train, ctx.paths)
     examples, _ = split(list(examples_of(spec.data, source)), spec.data, spec.seed)
-    report = DataReport(source.name, format="prompt")
-    for example in examples:
-        look(report, example, None)
-    report.used = report.rows
+    report = DataReport(source.name, format="prompt", max_length=max_length)
+    encoded = encode_all(examples, session.encoder, report, index=DuplicateIndex())
+    kept = {row.number for row in encoded}
+    examples = [example for example in examples if example.number in kept]
+    if not examples:
+        raise BadInput(f"no prompt of {source.name} is left", why="; ".join(report.warnings()))
     prompts = question_prompts(examples, spec)
     prepared = Prepared([], [], report, prompts)
     tell_report(ctx, prepared)

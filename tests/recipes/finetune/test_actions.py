@@ -36,6 +36,14 @@ def test_report_of_preferences(tmp_path: Path, tiny_model: Path) -> None:
     assert found["report"]["refused"]["count"] == 0
 
 
+def test_report_of_prompts(tmp_path: Path, tiny_model: Path) -> None:
+    params = {"data": "house/prompts", "base": str(tiny_model)}
+    found = data_report(params, lambda _: None, StatePaths(tmp_path / "home"))
+    assert found["report"]["rows"] == found["report"]["used"] == 100
+    assert found["report"]["tokens"] > 1000
+    assert found["warnings"] == []
+
+
 def test_mask_tokens_join_to_the_text(tmp_path: Path, tiny_model: Path) -> None:
     rows = write_jsonl(
         tmp_path / "r.jsonl",
