@@ -226,3 +226,18 @@ def test_the_best_weights_are_kept(tmp_path: Path, tiny_model: Path, tiny_chat: 
     location = resolve_model(str(result.outputs["model"]), StatePaths(tmp_path / "home"))
     training = json.loads((location.path / "training.json").read_text())
     assert min(v for _, v in training["eval_losses"]) == min(seen)
+
+
+def test_a_dataset_version_is_a_parent(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
+    from engine.api import Workbench
+
+    home = tmp_path / "home"
+    Workbench(home).data.import_file(tiny_chat, "talk")
+    params = recipe(tiny_model, tiny_chat, train={"method": "lora", "epochs": 1, "samples": 0})
+    params["data"]["train"] = "talk@latest"
+    result = run_step(home, "finetune", params)
+    registry = Registry.open(StatePaths(home))
+    view = registry.resolve(str(result.outputs["model"]))
+    parents = {rel: registry.resolve(manifest).artifact_type for rel, manifest in view.parents}
+    assert parents == {"base": "base", "dataset": "dataset"}
+    assert "talk@v" in str(view.run["data"])
