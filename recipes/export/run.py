@@ -246,6 +246,7 @@ def _hand_over(
         "notes": list(made.notes),
     }
     ctx.event("table", **table)
+    shutil.rmtree(made.folder, ignore_errors=True)
     return StepResult(
         {
             "model": view.id,

@@ -174,6 +174,7 @@ def finish(
         key=f"{ctx.job_id}/{ctx.step}/report",
     )
     figures = best.main()
+    tidy(ctx.work_dir)
     return StepResult(
         outputs={
             "model": manifests[best.level],
@@ -186,6 +187,14 @@ def finish(
         },
         report=report,
     )
+
+
+def tidy(work: Path) -> None:
+    """Free what only later attempts would need: the published artifacts hold the results."""
+    for name in ("levels", "publish", "shared"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    for file in (*work.glob("reference-*"), *work.glob("source.gguf*")):
+        file.unlink(missing_ok=True)
 
 
 def last_report(ctx: StepContext) -> dict[str, Any] | None:
