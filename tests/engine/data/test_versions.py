@@ -54,6 +54,14 @@ def test_order_is_kept_over_many_batches(tmp_path: Path, paths: StatePaths) -> N
     assert page.total == 12_000
 
 
+def test_order_is_kept_over_appends(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"id": 0}])
+    for number in range(1, 6):
+        put(tmp_path, paths, [{"id": number}], mode="append")
+    assert [r["id"] for r in rows_of(dataset, dataset.latest())] == list(range(6))
+    assert [r["id"] for r in rows_page(dataset, 6, offset=2, limit=2).rows] == [2, 3]
+
+
 def test_append_merge_overwrite_and_time_travel(tmp_path: Path, paths: StatePaths) -> None:
     dataset = put(tmp_path, paths, ONE)
     put(tmp_path, paths, [{"id": 3, "text": "c", "extra": 1.5}], mode="append")

@@ -68,6 +68,15 @@ def test_only_changed_chunks_are_embedded(index: Index, library: Path, embedder:
     assert "krill" not in joined
 
 
+def test_chunks_of_a_shortened_file_go(index: Index, library: Path, embedder: Embedder) -> None:
+    before = sync(index, library, embedder)
+    (library / "animals" / "cats.md").write_text("# Cats\n\nA cat sleeps sixteen hours a day.\n")
+    after = sync(index, library, embedder)
+    assert after.chunks == before.chunks - 1
+    texts = current(index).table.search().select(["search_text"]).to_arrow()
+    assert "purr" not in " ".join(texts["search_text"].to_pylist())
+
+
 def test_touching_a_file_embeds_nothing(index: Index, library: Path, embedder: Embedder) -> None:
     sync(index, library, embedder)
     version = current(index).table.version
