@@ -134,7 +134,26 @@ def read_preferences(
         raise BadInput(
             f"no row of {location.name} is left to learn from", why="; ".join(report.warnings())
         )
+    tell_balance(session, left)
     return left, held, report, sources
+
+
+def tell_balance(session: Session, examples: Sequence[Example]) -> None:
+    """Warn where KTO's wanted and unwanted answers are far from equally many.
+
+    The bounds are those of the KTO paper (Ethayarajh et al. 2024, section 4.2): outside of a ratio
+    of 3/4 to 4/3 the rarer label should weigh more.
+    """
+    if session.spec.train.method != "kto":
+        return
+    wanted = sum(example.label for example in examples)
+    unwanted = len(examples) - wanted
+    if not 0.75 <= wanted / max(unwanted, 1) <= 4 / 3:
+        session.ctx.note(
+            f"{wanted} wanted and {unwanted} unwanted answers: give the rarer ones more weight "
+            "with desirable_weight or undesirable_weight in [trainer]",
+            level="warning",
+        )
 
 
 def check_shapes(spec: FinetuneSpec, examples: Sequence[Example], name: str) -> None:

@@ -146,6 +146,15 @@ def test_labels_of_one_side_are_refused(tmp_path: Path, tiny_model: Path) -> Non
         run_step(tmp_path / "home", "finetune", recipe(tiny_model, file, "kto"))
 
 
+def test_unbalanced_labels_are_told(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": f"a{i}", "completion": f"b{i}", "label": i > 1} for i in range(10)]
+    file = write_jsonl(tmp_path / "k.jsonl", rows)
+    params = recipe(tiny_model, file, "kto", train={"max_steps": 1, "samples": 0})
+    run_step(tmp_path / "home", "finetune", params)
+    notes = [e["text"] for e in events(tmp_path / "home", "note")]
+    assert any(text.startswith("8 wanted and 2 unwanted answers") for text in notes)
+
+
 def test_an_unknown_reward_is_named(tmp_path: Path, tiny_model: Path) -> None:
     file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"}])
     params = recipe(tiny_model, file, "grpo", preference={"reward": "nobody"})

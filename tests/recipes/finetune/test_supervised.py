@@ -198,6 +198,16 @@ def test_every_row_too_long_is_told(tmp_path: Path, tiny_model: Path, tiny_chat:
     assert "48 rows are longer than 16 tokens" in caught.value.why
 
 
+def test_an_empty_split_is_told(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
+    with pytest.raises(BadInput, match="leaves an empty split") as caught:
+        run_step(
+            tmp_path / "home",
+            "finetune",
+            recipe(tiny_model, tiny_chat, data={"eval_fraction": 0.001}),
+        )
+    assert caught.value.why == "there are 48 rows"
+
+
 def test_on_truncate_fail_names_the_rows(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
     with pytest.raises(BadInput, match="48 rows are longer than 20") as caught:
         run_step(
