@@ -1,0 +1,1 @@
+"""The gateway: the workbench over HTTP, and one OpenAI-compatible address for every deployment."""
