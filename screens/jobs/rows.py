@@ -28,7 +28,7 @@ def fraction(job: JobView) -> float | None:
     part = 0.0
     if job.last_done is not None and job.last_total:
         part = min(1.0, job.last_done / job.last_total)
-    elif not job.steps_done and job.state is not JobState.RUNNING:
+    elif not job.steps_done:
         return None
     return (job.steps_done + part) / max(1, job.steps_total)
 

@@ -21,7 +21,7 @@ def jobs_screen(app: Any) -> JobsScreen:
 
 
 def text_of(app: Any, pane: str = "overview") -> str:
-    return app.screen_stack[0].query_one(f"#{pane}", TextPane).text
+    return str(app.screen_stack[0].query_one(f"#{pane}", TextPane).text)
 
 
 async def choose(pilot: Any, seed: Seed, name: str) -> JobsScreen:
