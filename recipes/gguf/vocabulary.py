@@ -192,6 +192,31 @@ def splitting_rule(spec: dict[str, Any]) -> str:
     )
 
 
+def restore_split(tokenizer: Any, rule: str) -> bool:
+    """Give a byte-level tokenizer the splitting rule that a GGUF names; False where it is unknown.
+
+    transformers rebuilds a tokenizer from a GGUF without its rule: SmolLM2's then joins digits, and
+    texts with characters such as ``½`` get other tokens than the model was trained on.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if rule == "smollm":
+        parts = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    elif rule == "gpt-2":
+        parts = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    else:
+        pattern = next((text for text, name in SPLIT_RULES.items() if name == rule), None)
+        if pattern is None:
+            return False
+        parts = [pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_only]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return True
+
+
 def _steps(node: dict[str, Any] | None) -> list[dict[str, Any]]:
     if node is None:
         return []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.registry import Registry
 
 #: Raised when the layout or the numbers of a dequantized base change.
-_LAYOUT = 1
+_LAYOUT = 2
 _PAD = "<|endoftext|>"
 
 
@@ -165,6 +165,7 @@ def _dequantize(gguf: Path, folder: Path) -> None:
         fresh = type(loaded)._from_config(config, dtype=torch.bfloat16)
         fresh.load_state_dict({k: v.to(torch.bfloat16) for k, v in loaded.state_dict().items()})
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        _restore_split(tokenizer, gguf)
         _set_pad(tokenizer, config)
         fresh.generation_config = GenerationConfig(
             bos_token_id=config.bos_token_id,
@@ -173,6 +174,18 @@ def _dequantize(gguf: Path, folder: Path) -> None:
         )
         fresh.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _restore_split(tokenizer: Any, path: Path) -> None:
+    """Put back the splitting rule that transformers loses when it reads a GGUF's tokenizer."""
+    import gguf
+
+    from recipes.gguf.vocabulary import restore_split
+
+    reader = gguf.GGUFReader(path)
+    model, rule = (reader.get_field(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    if model is not None and rule is not None and model.contents() == "gpt2":
+        restore_split(tokenizer, str(rule.contents()))
 
 
 def _set_pad(tokenizer: Any, config: Any) -> None:

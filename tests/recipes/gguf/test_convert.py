@@ -11,8 +11,8 @@ from engine.errors import BadInput, NotFound, Refused
 from recipes.gguf.convert import convert
 from recipes.gguf.parity import compare
 from recipes.gguf.runtime import GgufModel
-from recipes.gguf.vocabulary import load_tokenizer, splitting_rule
-from tests.recipes.gguf.families import FAMILIES, byte_fallback, save_family
+from recipes.gguf.vocabulary import load_tokenizer, restore_split, splitting_rule
+from tests.recipes.gguf.families import FAMILIES, byte_fallback, byte_level, save_family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,3 +186,11 @@ def test_a_space_before_the_first_word_only_is_a_limit(chats: bool, tmp_path: Pa
         text = "<bos>license"
         turn = model.tokenize(text) == tokenizer(text, add_special_tokens=False).input_ids
     assert (plain, turn) == (not chats, chats)
+
+
+@pytest.mark.parametrize("rule", ["smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o"])
+def test_a_splitting_rule_survives_the_way_through_a_gguf(rule: str) -> None:
+    tokenizer = byte_level(None)
+    assert restore_split(tokenizer, rule)
+    assert splitting_rule(json.loads(tokenizer.backend_tokenizer.to_str())) == rule
+    assert not restore_split(tokenizer, "unheard-of")
