@@ -126,13 +126,16 @@ def measure(root: Path, endpoint: str, mib: int, small: int) -> None:
     for n in range(ROUNDS):
         url = f"s3://models/ours{n}?endpoint={endpoint}"
         here = Artifacts(StatePaths(root / f"here{n}"))
-        here.add(folder, name="a", artifact_type="model")
         here.remote_add("origin", url)
+        here.registry.db()
+        here.push()
+        there = Artifacts(StatePaths(root / f"there{n}"))
+        there.clone(url)
+        here.add(folder, name="a", artifact_type="model")
         minio.append(cost(lambda n=n: by_minio(endpoint, f"theirs{n}", folder)))
         push.append(cost(here.push))
         raw.append(cost(lambda n=n: by_obstore(store, f"ours{n}/blobs", root / "raw")))
-        there = Artifacts(StatePaths(root / f"there{n}"))
-        pull.append(cost(lambda u=url, t=there: t.clone(u)))
+        pull.append(cost(there.pull))
         for state in (root / f"here{n}", root / f"there{n}"):
             shutil.rmtree(state)
     size = f"{mib} MiB + {small} small files"

@@ -47,7 +47,7 @@ ALLOWED_GLOBALS = frozenset(
 _CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 _EXTENSIONS = {"EXT1", "EXT2", "EXT4"}
 #: ``module name``, as an import can find them.
-_IMPORTABLE = re.compile(r"[\w.]+ [\w.]+")
+_IMPORTABLE = re.compile(r"[\w.]+ [\w.]+", re.ASCII)
 _MAX_OPS = 2_000_000
 _WINDOW = 8 << 20
 _MAX_MEMBERS = 20_000
@@ -101,35 +101,38 @@ def read_opcodes(data: bytes) -> PickleFacts | None:
     """
     facts = PickleFacts()
     stream = io.BytesIO(data)
+    binary = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     while stream.tell() < len(data):
         start = stream.tell()
-        if not _one(stream, facts):
+        if not _one(stream, facts, binary=binary):
             break
         facts.complete = True
         if stream.tell() <= start:
             break
-    binary = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if facts.imports and facts.calls:
         return facts
     return facts if binary and (facts.complete or facts.imports or facts.calls) else None
 
 
-def _one(stream: IO[bytes], facts: PickleFacts) -> bool:
+def _one(stream: IO[bytes], facts: PickleFacts, *, binary: bool) -> bool:
     """Read one pickle; False when it breaks off."""
     # what the last opcodes pushed: a string, or "?" for anything else, so that a name on the stack
     # is believed only where it was pushed right before it is used
     pushed: list[str] = ["?", "?"]
     memo: dict[int, str] = {}
+    stack: list[bool] = []
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             name = opcode.name
+            if not _step(stack, opcode):
+                return False  # a loader stops here, before it calls anything
             if name in ("GLOBAL", "INST"):
                 if not _IMPORTABLE.fullmatch(str(argument)):
                     return False  # text that happens to begin like one: no loader can import it
                 facts.imports.add(str(argument))
             elif name == "STACK_GLOBAL":
                 facts.imports.add(" ".join(pushed[-2:]))
-            elif name in _EXTENSIONS:
+            elif name in _EXTENSIONS and binary:
                 facts.imports.add(f"copyreg extension {argument}")
             if name == "MEMOIZE":
                 memo[len(memo)] = pushed[-1]
@@ -150,6 +153,27 @@ def _one(stream: IO[bytes], facts: PickleFacts) -> bool:
                 return False
     except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, EOFError):
         return False
+    return True
+
+
+def _step(stack: list[bool], opcode: pickletools.OpcodeInfo) -> bool:
+    """Follow the loader's stack (True: a mark); False where it would run empty.
+
+    Without it, one random file in some hundred looks like a pickle that calls something.
+    """
+    before = opcode.stack_before
+    if pickletools.markobject in before:
+        while stack and not stack[-1]:
+            stack.pop()
+        if not stack:
+            return False
+        stack.pop()
+        before = before[: before.index(pickletools.markobject)]
+    lacking = len(before) > len(stack) or any(stack[len(stack) - len(before) :])
+    if lacking and (opcode.name != "POP" or not stack):
+        return False
+    del stack[len(stack) - len(before) :]
+    stack += [item is pickletools.markobject for item in opcode.stack_after]
     return True
 
 

@@ -178,10 +178,12 @@ def select(
         limit: at most so many.
         before: manifest id of the last one of the page before.
     """
-    where, values = ["a.deleted=0"], []
+    # "+": with a name, the name's own index is the one to walk
+    plain = "+" if name else ""
+    where, values = [f"{plain}a.deleted=0"], []
     source = "artifacts a"
     if not include_runs:
-        where.append("a.hidden=0")
+        where.append(f"{plain}a.hidden=0")
     for column, wanted in (("type", artifact_type), ("name", name)):
         if wanted:
             where.append(f"a.{column}=?")

@@ -194,7 +194,8 @@ class S3:
                 raise IntegrityError(
                     f"{key} is refused", why=f"it has {announced} bytes, signed are {size}"
                 )
-            chunks = (bytes(chunk) for chunk in result.stream(min_chunk_size=1 << 20))
+            # the chunks are buffers of obstore's own: hashed and written without a copy
+            chunks = iter(result.stream(min_chunk_size=1 << 20))
             return receive(chunks, path, size, key, progress)
 
     def delete(self, key: str) -> None:

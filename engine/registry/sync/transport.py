@@ -14,10 +14,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import BadInput, IntegrityError, NotFound
 from engine.registry.blobs import CHUNK, open_plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Progress = Callable[[int], None]
 
@@ -184,7 +187,7 @@ class Folder:
         self._path(key).unlink(missing_ok=True)
 
 
-def receive(chunks: Iterator[bytes], path: Path, size: int, key: str, progress: Progress) -> str:
+def receive(chunks: Iterator[Buffer], path: Path, size: int, key: str, progress: Progress) -> str:
     """Write a stream to a new file, hashing on the way and never more than ``size`` bytes.
 
     Raises:
@@ -193,7 +196,8 @@ def receive(chunks: Iterator[bytes], path: Path, size: int, key: str, progress: 
     digest = hashlib.sha256()
     done = 0
     with open(path, "wb") as out:
-        for chunk in chunks:
+        for part in chunks:
+            chunk = memoryview(part)
             done += len(chunk)
             if done > size:
                 raise IntegrityError(f"{key} is refused", why=f"more than {size} bytes came")

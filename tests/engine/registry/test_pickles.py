@@ -142,6 +142,18 @@ def test_harmless_files_pass(registry: Registry, tmp_path: Path, data: bytes) ->
     assert registry.publish(name="f", artifact_type="model", files=tmp_path / "f").files == 1
 
 
+def test_random_bytes_are_no_pickles(tmp_path: Path) -> None:
+    import random
+
+    source = random.Random(11)
+    path = tmp_path / "random"
+    found = 0
+    for _ in range(3000):
+        path.write_bytes(source.randbytes(256))
+        found += find_pickle(path) is not None
+    assert found <= 1
+
+
 def test_bombs_cost_nothing(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(gzip.compress(bytes(200 << 20)))
