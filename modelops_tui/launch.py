@@ -7,7 +7,8 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from modelops_tui.cli.output import ExitCode, out
 
@@ -22,8 +23,9 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     """Run the workbench in this terminal, or serve it to a browser.
 
     Returns:
-        The exit status: 0, 143 after SIGTERM, 129 after SIGHUP or a dead terminal, 130 after SIGINT,
-        1 after an error in the screens, 2 where this is no terminal.
+        2 where this is no terminal, 0 after serving a browser. Else the process ends here: with
+        0, with 143 after SIGTERM, 129 after SIGHUP or a dead terminal, 130 after SIGINT, 1 after an
+        error in the screens.
     """
     if web:
         from modelops_tui.web import serve
@@ -32,9 +34,7 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     problem = _unfit()
     if problem:
         out.say(f"error: the workbench needs a terminal: {problem}")
-        out.say(
-            "hint: `modelops-tui jobs list` prints plain lines; `modelops-tui --help` lists the rest"
-        )
+        out.say("hint: `modelops-tui jobs list` prints plain lines; --help lists the rest")
         return ExitCode.BAD_INPUT
     _prepare_environment()
     # nothing of what is imported is garbage; the app turns it on again after its first frames
@@ -48,7 +48,7 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     app.run(mouse=app.settings.mouse_on)
     code = app.return_code or 0
     _say_goodbye(app, code)
-    return code
+    _end(code)
 
 
 def _unfit() -> str:
@@ -91,6 +91,17 @@ def _watch_terminal(app: WorkbenchApp) -> None:
         os._exit(129)
 
     threading.Thread(target=wait, name="terminal-watchdog", daemon=True).start()
+
+
+def _end(code: int) -> NoReturn:
+    """Leave now: no thread that still reads may hold up the end, no library may write after it.
+
+    (duckdb's bindings print a list of what they leaked when an interpreter is taken down.)
+    """
+    with suppress(OSError):  # the terminal may be gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _say_goodbye(app: WorkbenchApp, code: int) -> None:

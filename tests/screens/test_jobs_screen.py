@@ -249,7 +249,7 @@ async def test_widgets_do_not_pile_up(seed: Seed) -> None:
             await pilot.press("tab")
         await pilot.pause()
         before = len(app.screen.walk_children())
-        for _ in range(10):
+        for _ in range(4):
             await pilot.press("j", "tab", "enter", "escape", "k", "s", "slash", "escape")
         await pilot.pause()
         # the filter line is made when it is first asked for
