@@ -14,6 +14,8 @@ def quiet_libraries() -> Iterator[None]:
     """Inside, transformers and huggingface_hub draw no bars and log errors only."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # read when tqdm is imported: bars that bypass transformers' own switch
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # bitsandbytes warns at import about kernels it would download
     stdlib_logging.getLogger("bitsandbytes").setLevel(stdlib_logging.ERROR)
