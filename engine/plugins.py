@@ -145,7 +145,9 @@ def point(name: str) -> ExtensionPoint:
 def extensions(name: str) -> Extensions:
     """Load everything of one extension point."""
     where = point(name)
-    plugins, broken, objects = [], [], {}
+    plugins: list[Plugin] = []
+    broken: list[BrokenPlugin] = []
+    objects: dict[str, Any] = {}
     for entry in metadata.entry_points(group=where.group):
         package = entry.dist.name if entry.dist is not None else entry.value
         version = entry.dist.version if entry.dist is not None else ""

@@ -69,7 +69,7 @@ class Serving:
         Args:
             ref: what to serve: a registry reference, a packaged model, a folder or GGUF file.
             name: of the deployment; made from ``ref`` by default.
-            backend: ``llama.cpp``, ``vllm`` or a plugin's.
+            backend: ``llama.cpp`` or a plugin's.
             adapters: name -> reference of adapters over the model.
             memory: the share of the device it may use (``"2 GiB"``); ``auto``: by estimate.
             threads: CPU threads of the server (0: all).
@@ -261,12 +261,12 @@ class Serving:
         return self.get(name)
 
     def load_adapter(self, name: str, adapter: str, ref: str) -> DeploymentView:
-        """Load an adapter into a running deployment (vLLM)."""
+        """Load an adapter into a running deployment."""
         self._command(name, "load", name=adapter, ref=ref)
         return self.get(name)
 
     def unload_adapter(self, name: str, adapter: str) -> DeploymentView:
-        """Unload an adapter from a running deployment (vLLM)."""
+        """Unload an adapter from a running deployment."""
         self._command(name, "unload", name=adapter)
         return self.get(name)
 
@@ -342,7 +342,7 @@ class Serving:
         job = self._job(record)
         return job is None or job.state in ENDED_STATES
 
-    def _command(self, name: str, command: str, **params: Any) -> dict[str, Any]:
+    def _command(self, name: str, command: str, /, **params: Any) -> dict[str, Any]:
         from engine.serving.client import run_command
 
         record = records.load(self._paths, name)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 from engine.serving.figures import Figures
 from engine.serving.messages import (
@@ -94,7 +95,8 @@ async def _until(
     iterator = chunks.__aiter__()
     while True:
         following = asyncio.ensure_future(_next(iterator))
-        await asyncio.wait({following, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {following, leaving}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if leaving.done():
             following.cancel()
             with suppress(asyncio.CancelledError, UpstreamGone):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -359,7 +359,7 @@ def _deployment_action(app: FastAPI, bench: Workbench, gate: _Gate, action: str)
         return plain(getattr(bench.serving, action)(name))
 
 
-_EXAMPLE = {
+_EXAMPLE: dict[str, dict[str, Any]] = {
     "chat": {"model": "support-bot", "messages": [{"role": "user", "content": "Hello"}]},
     "completion": {"model": "support-bot", "prompt": "Once upon a time", "max_tokens": 16},
     "embedding": {"model": "embedder", "input": "some text"},
@@ -381,7 +381,7 @@ def _openai(app: FastAPI, bench: Workbench, router: Router, gate: _Gate) -> None
             dependencies=[gate.needs("read")],
         )
         async def answer(
-            document: dict[str, Any],
+            document: dict[str, Any] = Body(examples=[example]),  # noqa: B008  FastAPI's way
         ) -> Response:
             """As in the OpenAI API; ``model`` is a deployment."""
             model = document.get("model")

@@ -22,6 +22,9 @@ SCOPES = ("read", "run", "promote", "admin")
 _PREFIX = "mo_"
 
 
+Rows = list[dict[str, Any]]
+
+
 class Tokens:
     """The tokens of one state directory."""
 
@@ -87,14 +90,14 @@ class Tokens:
             return None
         return _view(found)
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> Rows:
         try:
-            rows: list[dict[str, Any]] = json.loads(self._file.read_bytes())
+            rows: Rows = json.loads(self._file.read_bytes())
         except FileNotFoundError:
             return []
         return rows
 
-    def _change(self, how: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    def _change(self, how: Callable[[Rows], Rows]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._folder / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

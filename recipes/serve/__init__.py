@@ -26,10 +26,3 @@ LLAMA_CPP = ServingBackend(
     launch="recipes.serve.llama:launch",
     check="recipes.serve.llama:check",
 )
-
-VLLM = ServingBackend(
-    name="vllm",
-    summary="safetensors, many requests at once; in an environment of its own",
-    launch="recipes.serve.vllm:launch",
-    check="recipes.serve.vllm:check",
-)

@@ -58,16 +58,18 @@ class Commands:
         """Unload now."""
         if not await self._deployment.host.unload():
             raise Conflict("requests are being answered", hint="try again when they are done")
+        self._deployment.picture()
         return {"state": str(self._deployment.host.state)}
 
     async def wake(self, _params: dict[str, Any]) -> dict[str, Any]:
         """Load again, and return when it is ready."""
         server = await self._deployment.host.acquire()
         self._deployment.host.release(server)
+        self._deployment.picture()
         return {"state": str(self._deployment.host.state)}
 
     async def load(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Load an adapter while it runs (vLLM)."""
+        """Load an adapter while it runs."""
         import asyncio
 
         from engine.models import resolve_model
@@ -81,7 +83,7 @@ class Commands:
         return {"adapters": list(deployment.adapters)}
 
     async def unload(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Unload an adapter while it runs (vLLM)."""
+        """Unload an adapter while it runs."""
         name = str(params["name"])
         if name not in self._deployment.adapters:
             raise NotFound(f"there is no adapter {name!r} here")
@@ -96,7 +98,7 @@ class Commands:
             if not server.launch.live_adapters:
                 raise Conflict(
                     "this backend takes adapters at its start only",
-                    hint="start it with --adapter NAME=REF, or use vllm",
+                    hint="start it with --adapter NAME=REF",
                 )
             headers = [*server.headers(), (b"content-type", b"application/json")]
             answer = await server.upstream.request("POST", path, headers, json.dumps(body).encode())

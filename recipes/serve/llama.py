@@ -62,7 +62,7 @@ def check(spec: ServeSpec, location: ModelLocation | None, paths: StatePaths) ->
             Problem(
                 ("adapters",),
                 "llama.cpp serves one adapter at a time",
-                "merge them, start one deployment for each, or use vllm",
+                "merge them, or start one deployment for each",
             )
         )
     return problems
@@ -177,7 +177,7 @@ def files(request: LaunchRequest) -> tuple[Path, Path | None]:
         if adapter is not None:
             raise Refused(
                 "an adapter can't be served over an adapter",
-                hint="serve the base with both adapters under vllm, or merge the first one",
+                hint="merge the first one into its base, then serve the merged model",
             )
         location, adapter = location.base or location, location
     base = whole_gguf(location, request.paths)

@@ -52,7 +52,8 @@ def run(ctx: StepContext) -> StepResult:
             asyncio.run(deployment.serve())
         finally:
             deployment.picture(DeploymentState.STOPPED)
-    return ctx.raise_stopped()  # type: ignore[return-value]
+    ctx.raise_stopped()
+    return StepResult({})
 
 
 def ensure_record(ctx: StepContext, spec: ServeSpec) -> records.Record:
@@ -92,6 +93,7 @@ class Deployment:
         self.figures = Figures()
         self._pictured = 0.0
         self._told: tuple[int, int] = (0, 0)
+        self._shown: DeploymentState | None = None
         self._tried = ""
         self._problem = ""
         self._backend = extensions("serving backend").get(spec.backend)
@@ -160,8 +162,8 @@ class Deployment:
         return resolve_model(ref, self.ctx.paths)
 
     def _options(self) -> dict[str, Any]:
-        own = {"llama.cpp": self.spec.llama_cpp, "vllm": self.spec.vllm}
-        return dict(own.get(self.spec.backend, self.spec.options))
+        own = self.spec.llama_cpp if self.spec.backend == "llama.cpp" else self.spec.options
+        return dict(own)
 
     def keep_version(self, version: ServedVersion) -> None:
         """A switch happened: write it down."""
@@ -238,7 +240,7 @@ class Deployment:
             if self.host.state is not was:
                 was = self.host.state
                 self._changed(was)
-            self.picture(self.host.state)
+            self.picture()
             if time.monotonic() - followed > _FOLLOW_S and (following is None or following.done()):
                 followed = time.monotonic()
                 following = asyncio.create_task(self.follow())
@@ -279,12 +281,12 @@ class Deployment:
                 self._problem = str(error)
                 self.ctx.note(f"not switched: {error}", "warning")
 
-    def picture(self, state: DeploymentState) -> None:
-        """Write ``status.json`` and the events, at most once a second."""
-        now = time.monotonic()
-        if now - self._pictured < _PICTURE_S and state is not DeploymentState.STOPPED:
+    def picture(self, state: DeploymentState | None = None) -> None:
+        """Write ``status.json`` and the events: at most once a second, and when the state moves."""
+        now, state = time.monotonic(), state or self.host.state
+        if now - self._pictured < _PICTURE_S and state is self._shown:
             return
-        self._pictured = now
+        self._pictured, self._shown = now, state
         server = self.host.server
         figures = self.figures.to_json()
         records.write_status(

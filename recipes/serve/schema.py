@@ -17,7 +17,7 @@ class ServeSpec(StepSpec):
     deployment: str = ""
     """Its name, and the model name clients use; by default made from ``model``."""
     backend: str = "llama.cpp"
-    """``llama.cpp``, ``vllm``, or one that a plugin brings."""
+    """``llama.cpp``, or one that a plugin brings."""
     adapters: dict[str, ModelRefStr] = Field(default_factory=dict)
     """Adapters over the model, by the name clients use for them."""
     task: Literal["chat", "embed"] = "chat"
@@ -42,7 +42,5 @@ class ServeSpec(StepSpec):
     max_request_mb: Annotated[float, Field(gt=0, le=1024)] = 8.0
     llama_cpp: Passthrough = Field(default_factory=dict)
     """Further settings of the llama.cpp server (``n_gpu_layers``, ``flash_attn``, ...)."""
-    vllm: Passthrough = Field(default_factory=dict)
-    """Further settings of vLLM (``max_num_seqs``, ``dtype``, ...)."""
     options: Passthrough = Field(default_factory=dict)
     """Settings of a plugin's backend."""

@@ -1,0 +1,148 @@
+"""Deployments with the real llama.cpp server and a tiny real model, under a real engine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from engine.errors import BadInput, Conflict, ModelOpsError
+from engine.types.serving import ChatMessage, DeploymentState, Sampling
+from modelops_tui import Workstation
+from recipes.gguf.convert import convert
+from tests.support.tiny_model import build_tiny_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ggufs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two different tiny models in GGUF form."""
+    home = tmp_path_factory.mktemp("gguf")
+    made = []
+    for seed in (0, 1):
+        folder = build_tiny_model(home / f"m{seed}", seed)
+        made.append(home / f"m{seed}.gguf")
+        convert(folder, made[-1])
+    return made[0], made[1]
+
+
+@pytest.fixture
+def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workstation]:
+    monkeypatch.setenv("MODELOPS_HOME", str(tmp_path / "s"))
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
+    with Workstation(tmp_path / "s") as made:
+        yield made
+        for view in made.serving.list():
+            try:
+                made.serving.stop(view.name, wait_s=30)
+            except Conflict:
+                continue
+        made.system.stop_engine()
+
+
+def post(station: Workstation, name: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    view = station.serving.get(name)
+    connection = http.client.HTTPConnection(urlsplit(view.url).netloc, timeout=60)
+    headers = {"Authorization": f"Bearer {station.serving.key(name)}"}
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
+    answer = connection.getresponse()
+    value = json.loads(answer.read())
+    connection.close()
+    return answer.status, value
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_start_ask_kill_sleep_switch_roll_back_stop(
+    station: Workstation, ggufs: tuple[Path, Path]
+) -> None:
+    first, second = map(str, ggufs)
+    view = station.serve(first, name="tiny", threads=1, context=256, memory="400 MiB")
+    assert view.state is DeploymentState.READY
+    with pytest.raises(Conflict, match="exists and runs"):
+        station.serving.start(first, name="tiny")
+
+    # hot and seeded: two random models part at once, and each repeats itself
+    ask = {"prompt": "the license", "max_tokens": 8, "temperature": 2.0, "seed": 7}
+    status, before = post(station, "tiny", ask)
+    assert status == 200
+    pieces = list(
+        station.stream("tiny", [ChatMessage("user", "hello")], Sampling(0.0, max_tokens=8))
+    )
+    assert pieces[0].kind == "prompt"
+    assert pieces[-1].kind == "end"
+    assert pieces[-1].text == "".join(p.text for p in pieces if p.kind == "text")
+
+    # the server dies: the next request waits for the new one and is answered
+    pid = station.serving.get("tiny").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert post(station, "tiny", ask)[0] == 200
+
+    assert station.serving.sleep("tiny").name == "tiny"
+    assert post(station, "tiny", ask)[0] == 200
+
+    # a switch under load: every request is answered, and the answers are the new model's
+    statuses: list[int] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            statuses.append(post(station, "tiny", ask)[0])
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    switched = station.serving.switch("tiny", second)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200}
+    assert switched.current is not None
+    assert switched.current.model == second
+    assert post(station, "tiny", ask)[1]["choices"] != before["choices"]
+
+    broken = Path(second).with_name("broken.gguf")
+    broken.write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(ModelOpsError, match="no readable GGUF"):
+        station.serving.switch("tiny", str(broken))
+    assert post(station, "tiny", ask)[0] == 200
+
+    back = station.serving.rollback("tiny")
+    assert (back.pinned, back.current and back.current.model) == (True, first)
+    assert post(station, "tiny", ask)[1]["choices"] == before["choices"]
+
+    time.sleep(1.2)
+    pid = station.serving.get("tiny").pid
+    assert pid is not None
+    assert station.serving.stop("tiny", wait_s=30).state is DeploymentState.STOPPED
+    assert not alive(pid)
+
+
+def test_bad_requests_are_refused_with_reasons(
+    station: Workstation, ggufs: tuple[Path, Path]
+) -> None:
+    with pytest.raises(BadInput):
+        station.serving.start(str(ggufs[0]), name="../x")
+    with pytest.raises(BadInput):
+        station.serving.start(str(ggufs[0]), name="tiny", llama_cpp={"n_thread": 1})
+    station.serve(str(ggufs[0]), name="tiny", threads=1, context=256, max_request_mb=0.001)
+    assert post(station, "tiny", {"prompt": "x" * 3000})[0] == 413
+    assert post(station, "tiny", {"model": "other", "prompt": "x"})[0] == 404
+    (station.paths.serving / "tiny" / "key").write_text("wrong\n")
+    assert post(station, "tiny", {"prompt": "x"})[0] == 401
