@@ -300,6 +300,9 @@ class _Compiler:
         absolute_paths(body, view, self.source.folder)
         spec = validate_step(kind, body, draft.where, self.collector, deferred)
         if spec is None:
+            # the kind's check needs a whole spec; what the step names is looked up all the same,
+            # so that a missing model is reported together with the keys that are wrong
+            freeze_inputs(body, view, draft.where, self.paths, self.collector)
             return None
         params: dict[str, Any] = spec.model_dump(mode="json", exclude={"kind"})
         for path in deferred:

@@ -248,3 +248,15 @@ def test_an_ambiguous_short_override(bench: Bench) -> None:
     with pytest.raises(BadInput, match="ambiguous") as caught:
         bench.prepare(text, "tokens=512")
     assert caught.value.hint == "write calibration.tokens or eval.tokens"
+
+
+def test_what_a_refused_step_names_is_looked_up_as_well(bench: Bench) -> None:
+    found = bench.mistakes(
+        GOOD.replace("smollm2-135m-instruct", "smollm2-135m-instrct")
+        .replace('"rows.jsonl"', '"rwos.jsonl"')
+        .replace('"lora"', '"lroa"')
+        + "lern = 3\n"
+    )
+    places = [(d.line, d.key) for d in found]
+    assert places == [(4, "base"), (7, "data.train"), (11, "train.method"), (13, "train.lern")]
+    assert "smollm2-135m-instruct" in found[0].advice and "rows.jsonl" in found[1].advice
