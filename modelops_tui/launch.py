@@ -14,6 +14,7 @@ from modelops_tui.cli.output import ExitCode, out
 
 if TYPE_CHECKING:
     from screens.app import WorkbenchApp
+    from screens.settings import UiSettings
 
 #: Seconds a hung-up app has to end by itself.
 _HANGUP_GRACE_S = 3.0
@@ -36,13 +37,13 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
         out.say(f"error: the workbench needs a terminal: {problem}")
         out.say("hint: `modelops-tui jobs list` prints plain lines; --help lists the rest")
         return ExitCode.BAD_INPUT
-    _prepare_environment()
+    settings = _prepare_environment()
     # nothing of what is imported is garbage; the app turns it on again after its first frames
     gc.disable()
     # textual takes 240 to 540 ms of CPU: after everything that can refuse
     from screens.app import WorkbenchApp
 
-    app = WorkbenchApp(ascii_only=ascii_only)
+    app = WorkbenchApp(settings=settings, ascii_only=ascii_only)
     if sys.stdin.isatty():
         _watch_terminal(app)
     app.run(mouse=app.settings.mouse_on)
@@ -62,14 +63,18 @@ def _unfit() -> str:
     return ""
 
 
-def _prepare_environment() -> None:
-    """What Textual reads when it is imported."""
-    from screens.settings import over_ssh
+def _prepare_environment() -> UiSettings:
+    """Read the settings, and set what Textual reads when it is imported."""
+    from engine.paths import StatePaths
+    from screens.settings import load_settings, over_ssh
 
-    if over_ssh():
-        os.environ.setdefault("TEXTUAL_FPS", "15")
+    settings = load_settings(StatePaths.default().config)
+    fps = settings.fps or (15 if over_ssh() else 0)
+    if fps:
+        os.environ.setdefault("TEXTUAL_FPS", str(fps))
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
     os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
+    return settings
 
 
 def _watch_terminal(app: WorkbenchApp) -> None:
