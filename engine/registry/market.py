@@ -14,23 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, Conflict, IntegrityError, ModelOpsError, NotFound, Refused
 from engine.registry import content, envelope
 from engine.registry.documents import (
     PAYLOAD,
-    Count,
     Digest,
-    Document,
     FileEntry,
-    ManifestId,
-    Name,
-    Tag,
-    Text,
-    Time,
     epoch,
     now,
     parse,
@@ -38,7 +29,8 @@ from engine.registry.documents import (
 )
 from engine.registry.envelope import key_id
 from engine.registry.keys import fingerprint
-from engine.registry.layout import MAX_DOCUMENT_BYTES, MAX_FILES
+from engine.registry.layout import MAX_DOCUMENT_BYTES
+from engine.registry.market_index import Base, Entry, Index
 from engine.registry.materialize import materialize
 from engine.registry.names import check_paths
 from engine.registry.publish import Wanted, publish_entries
@@ -56,43 +48,6 @@ _FACTS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 _ALLOWED_TYPES = ("application/vnd.safetensors", "application/json", "text/markdown", "text/plain")
 
 Report = Callable[[str, int, int], None]
-
-
-class Base(Document):
-    """The model an adapter belongs on, and the facts of its configuration that must agree."""
-
-    name: Text
-    facts: dict[str, Text] = Field(default_factory=dict)
-
-
-class Entry(Document):
-    """One adapter of a publisher."""
-
-    name: Name
-    version: Tag
-    base: Base
-    license: Text
-    summary: Text = ""
-    card: Annotated[str, Field(max_length=1 << 20)] = ""
-    files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)]
-    tags: list[Tag] = Field(default_factory=list)
-    created: Time
-    manifest: ManifestId
-    metrics: dict[str, Text] = Field(default_factory=dict)
-
-
-class Index(Document):
-    """Everything a publisher shares: one signed document, replaced as a whole."""
-
-    schema_: Literal["modelops.market/1"] = Field(
-        default="modelops.market/1", validation_alias="schema", serialization_alias="schema"
-    )
-    public: Annotated[str, Field(max_length=64)]
-    owner: Annotated[str, Field(max_length=256)]
-    version: Count
-    created: Time
-    expires: Time
-    entries: Annotated[list[Entry], Field(max_length=10_000)]
 
 
 @dataclass(frozen=True)
