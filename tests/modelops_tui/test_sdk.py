@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ async def test_an_iterator_in_a_thread_gives_its_values_and_its_error() -> None:
 
 
 async def test_leaving_early_ends_the_thread() -> None:
-    ended = []
+    ended = threading.Event()
 
     def make() -> Iterator[int]:
         try:
@@ -56,15 +57,12 @@ async def test_leaving_early_ends_the_thread() -> None:
                 time.sleep(0.005)
                 yield n
         finally:
-            ended.append(True)
+            ended.set()
 
     stream = in_thread(make)
     assert await anext(stream) == 0
     await stream.aclose()
-    deadline = time.monotonic() + 5
-    while not ended and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    assert ended
+    assert await asyncio.to_thread(ended.wait, 5)
 
 
 def test_a_workstation_closes_twice(tmp_path: Path) -> None:
