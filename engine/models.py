@@ -24,6 +24,7 @@ ModelKind = Literal["hf", "gguf", "adapter"]
 _MANIFEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_ADAPTER_DEPTH = 8
+_MODEL_TYPES = frozenset({"base", "adapter", "model", "quantized"})
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -323,7 +324,9 @@ def _names(paths: StatePaths) -> Iterator[str]:
     if paths.registry.exists():
         from engine.registry import Registry
 
-        yield from {view.name for view in Registry.open(paths).list()}
+        # datasets, indexes and reports have names as well, and are no models
+        views = Registry.open(paths).list()
+        yield from {view.name for view in views if view.artifact_type in _MODEL_TYPES}
 
 
 def _nearest(ref: str, paths: StatePaths) -> str:

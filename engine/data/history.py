@@ -197,7 +197,10 @@ def export(dataset: Dataset, version: int, target: Path, *, force: bool = False)
     """
     suffix = target.suffix.lower()
     if suffix not in EXPORT_SUFFIXES:
-        raise BadInput(f"can't export to {suffix or target.name}", why=f"{EXPORT_SUFFIXES} only")
+        raise BadInput(
+            f"can't export to {suffix or target.name}",
+            why=f"it is {', '.join(EXPORT_SUFFIXES)} only",
+        )
     if target.exists() and not force:
         raise BadInput(f"{target} exists", hint="--force writes over it")
     if not target.parent.is_dir():

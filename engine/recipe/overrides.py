@@ -11,6 +11,7 @@ from typing import Any
 from engine.errors import BadInput
 from engine.kinds import Kind
 from engine.recipe.diagnostics import Override
+from engine.recipe.nearest import did_you_mean
 from engine.recipe.positions import KeyPath, Span
 from engine.recipe.schema_view import schema_view
 
@@ -107,6 +108,8 @@ def resolve_path(
         steps = document.get("steps")
         body = steps.get(step) if isinstance(steps, Mapping) else None
         if not isinstance(body, Mapping):
+            if parts[0] == "steps" and isinstance(steps, Mapping) and rest[0] != "uses":
+                raise BadInput(f"there is no step `{step}`", hint=did_you_mean(step, steps))
             return parts
         kind = kinds.get(str(body.get("uses")))
         return ("steps", step, *_within(rest, kind, ".".join(parts)))

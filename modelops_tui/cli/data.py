@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
+from engine.errors import NotFound
 from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Datasets: import, versions, SQL, reports.", no_args_is_help=True)
@@ -256,7 +257,10 @@ def mask(
     """The text of rows as the model sees it, with what the loss counts between ‹ and ›."""
     out.choose(as_json=as_json)
     events = Workbench().data.mask(ref, start=row - 1, count=count, base=base, format=data_format)
-    _show_masks(_result(events))
+    result = _result(events)
+    if not result["rows"]:
+        raise NotFound(f"{ref} has no row {row}")
+    _show_masks(result)
 
 
 def _result(events: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from engine.api import Workbench
 from modelops_tui.cli.output import out
+from modelops_tui.cli.wording import moment
 
 app = typer.Typer(help="The local engine: it runs the jobs and outlives every screen.")
 
@@ -45,6 +46,8 @@ def status(as_json: Json = False) -> None:
     record = asdict(view)
     if not as_json:
         record["lanes"] = ", ".join(f"{lane.name}: {lane.job_id or 'free'}" for lane in view.lanes)
+        if view.started is not None:
+            record["started"] = moment(view.started)
         if view.memory_bytes is not None:
             record["memory_bytes"] = f"{view.memory_bytes / 2**20:.0f} MiB"
     out.choose(as_json=as_json)

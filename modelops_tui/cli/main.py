@@ -65,3 +65,8 @@ def main() -> None:
         # the reader of our stdout left (``| head``): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        # a folder that can't be made, a full disk, no permission: the machine's state, no bug
+        out.fail(ModelOpsError(f"{error.filename} can't be used", why=error.strerror))

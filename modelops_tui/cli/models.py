@@ -75,7 +75,11 @@ def list_command(
     out.rows(
         ("name", "version", "type", "stages", "size", "created", "license", "state", "id"),
         [_row(view) for view in views],
-        empty="no artifact here yet: `modelops-tui run` a recipe, or `modelops-tui models add`",
+        empty=(
+            "no artifact fits"
+            if any((artifact_type, stage, tag, text, metric))
+            else "no artifact here yet: `modelops-tui run` a recipe, or `modelops-tui models add`"
+        ),
     )
 
 

@@ -73,9 +73,12 @@ def explain(
         out.line(f"{what}: {kinds[what].summary}")
         outputs = ", ".join(f"{name} ({kind})" for name, kind in kinds[what].outputs.items())
         out.line(f"outputs: {outputs}")
+        from engine.recipe.templates import toml_value
+
         for item in keys:
             out.line()
-            needed = "needed" if item.required else f"default {item.default!r}"
+            default = "not set" if item.default is None else toml_value(item.default)
+            needed = "needed" if item.required else f"default {default}"
             out.line(f"{item.key}: {item.expected} ({needed})")
             if item.description:
                 out.line(f"  {item.description}")

@@ -160,3 +160,15 @@ def test_resolving_is_light(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_only_models_are_offered(paths: StatePaths, tmp_path: Path) -> None:
+    from engine.registry import Registry
+
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    files = {"rows.jsonl": tmp_path / "rows.jsonl"}
+    Registry.open(paths).publish(name="tickets", artifact_type="dataset", files=files)
+    with pytest.raises(NotFound) as caught:
+        resolve_model("zzzz", paths)
+    assert "smollm2" in caught.value.hint
+    assert "tickets" not in caught.value.hint

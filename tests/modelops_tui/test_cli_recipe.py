@@ -160,3 +160,23 @@ def test_every_command_has_help_and_stands_in_the_docs() -> None:
                     assert getattr(parameter, "help", None) is not None or path, path
         seen += 1
     assert seen > 30
+
+
+def test_a_state_directory_that_cannot_be_made_is_no_traceback(folder: Path) -> None:
+    done = cli("jobs", "list", cwd=folder, MODELOPS_HOME=str(folder / "good.toml"))
+    assert done.returncode == 1
+    assert "good.toml can't be used" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_override_of_a_step_that_is_not_there(folder: Path) -> None:
+    done = cli("recipe", "check", "quickstart", "--set", "steps.trian.base=x", cwd=folder)
+    assert done.returncode == 2
+    assert "there is no step `trian`" in done.stderr
+    assert "`train`" in done.stderr
+
+
+def test_a_default_is_told_in_words(folder: Path) -> None:
+    done = cli("recipe", "explain", "finetune", "train.lr", cwd=folder)
+    assert "(default not set)" in done.stdout
+    assert "None" not in done.stdout
