@@ -17,5 +17,6 @@ def check(spec: MergeSpec, context: CheckContext) -> list[Problem]:
     except ModelOpsError as error:
         return [Problem(("model",), str(error), error.hint)]
     if location.base is None:
-        return [Problem(("model",), f"{location.name!r} is no adapter", "name an adapter")]
+        what = f"there is no adapter to merge: {location.name!r} is a whole model"
+        return [Problem(("model",), what, "name a registered adapter or a PEFT folder")]
     return []
