@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import resource
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,40 @@ from recipes.finetune.schema import FinetuneSpec
 from recipes.finetune.session import open_session
 from tests.support.step import events, make_context
 from tests.support.tiny_model import chat_rows, write_jsonl
+
+
+def alone(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in an interpreter of its own.
+
+    oneDNN that once met an address-space limit makes no bf16 primitive for the rest of the process.
+    """
+
+    @functools.wraps(test)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        if os.environ.get("MODELOPS_TEST_ALONE"):
+            test(*args, **kwargs)
+            return
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--no-header",
+                f"{__file__}::{test.__name__}",
+            ],
+            env={**os.environ, "MODELOPS_TEST_ALONE": "1"},
+            cwd=Path(__file__).resolve().parents[3],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert "1 passed" in done.stdout, done.stdout[-4000:]
+
+    return wrapper
 
 
 def limited(ctx: Any, room: int) -> Any:
@@ -45,6 +84,7 @@ def params(model: Path, rows: Path, batch: int | str) -> dict[str, Any]:
     }
 
 
+@alone
 def test_out_of_memory_is_advice(tmp_path: Path, tiny_model: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(1024))
     ctx = make_context(tmp_path / "home", "finetune", params(tiny_model, rows, 1024))
@@ -58,6 +98,7 @@ def test_out_of_memory_is_advice(tmp_path: Path, tiny_model: Path) -> None:
     assert 'method = "lora"' in caught.value.hint
 
 
+@alone
 def test_auto_batch_is_tried_once_more_with_half(tmp_path: Path, tiny_model: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(256))
     spec = params(tiny_model, rows, "auto")
