@@ -158,7 +158,13 @@ def _usable(store: Store, row: sqlite3.Row) -> GateResult:
         return GateResult(
             "complete", False, f"{len(missing)} of its files are not here: pull it whole"
         )
-    return GateResult("complete", True, f"{len(manifest.files)} files here, signature right")
+    # a stage is a promise about bytes: what `models verify` refuses is never promoted
+    from engine.registry.materialize import verify
+
+    report = verify(store, row, deep=False)
+    if not report.ok:
+        return GateResult("verified", False, "; ".join(report.problems[:3]))
+    return GateResult("verified", True, f"{report.files} files here, signature and bytes right")
 
 
 def _metric(store: Store, row: sqlite3.Row, name: str, bound: str) -> GateResult:

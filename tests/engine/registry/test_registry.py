@@ -167,6 +167,20 @@ def test_gates(artifacts: Artifacts, folder: Path) -> None:
         artifacts.gates("bot", "staging")
 
 
+def test_a_tampered_artifact_is_not_promoted(artifacts: Artifacts, folder: Path) -> None:
+    view = artifacts.add(folder, name="bot", artifact_type="model")
+    digest = artifacts.show(view.id).files[0].sha256
+    blob = artifacts.registry.layout.blob(digest)
+    data = bytearray(blob.read_bytes())
+    data[0] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data)
+    assert [g.name for g in artifacts.gates("bot", "staging") if not g.ok] == ["verified"]
+    with pytest.raises(Refused, match="may not enter staging") as caught:
+        artifacts.promote("bot", "staging")
+    assert "not the ones that were signed" in caught.value.why
+
+
 def test_stages_keys_and_audit(artifacts: Artifacts, folder: Path, tmp_path: Path) -> None:
     artifacts.add(folder, name="bot", artifact_type="model")
     artifacts.create_release_key("anna", WORDS)
