@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -61,10 +60,6 @@ def main() -> None:
         app()
     except ModelOpsError as error:
         out.fail(error)
-    except BrokenPipeError:
-        # the reader of our stdout left (``| head``): not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise

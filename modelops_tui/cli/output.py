@@ -90,22 +90,19 @@ class Output:
 
     def line(self, text: str = "") -> None:
         """One line of result text."""
-        sys.stdout.write(printable(text) + "\n")
-        sys.stdout.flush()
+        self._write(printable(text) + "\n")
 
     def raw(self, text: str) -> None:
         """Text that must pass through unchanged (a log, a file's bytes as text)."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        self._write(text)
 
     def json(self, value: Any) -> None:
         """One JSON document."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        self._write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def json_line(self, value: Any) -> None:
         """One JSON document on one line, at once."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-        sys.stdout.flush()
+        self._write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
 
     def rows(
         self,
@@ -128,7 +125,7 @@ class Output:
             self.json(items)
         elif self.format is Format.JSONL:
             for item in items:
-                sys.stdout.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
+                self._write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
         elif self.format is Format.CSV:
             buffer = io.StringIO()
             writer = csv.DictWriter(
@@ -136,7 +133,7 @@ class Output:
             )
             writer.writeheader()
             writer.writerows(items)
-            sys.stdout.write(buffer.getvalue())
+            self._write(buffer.getvalue())
         elif items:
             self.table(columns, items, titles or {})
         elif empty:
@@ -170,7 +167,17 @@ class Output:
                 " " * (w - width(c)) + c if right else c + " " * (w - width(c))
                 for c, w, right in zip(row, widths, numeric, strict=True)
             ]
-            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+            self._write("  ".join(cells).rstrip() + "\n")
+
+    def _write(self, text: str) -> None:
+        """Every byte of stdout goes through here; a reader that left (``| head``) is no error."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # click would end with 1, and the interpreter would complain at its last flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.OK)
 
     # -- stderr -----------------------------------------------------------------------------------
 

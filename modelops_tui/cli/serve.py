@@ -25,7 +25,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it answ
 def start(
     model: Annotated[str, typer.Argument(help="NAME@STAGE, a packaged model, a folder or GGUF.")],
     name: Annotated[str, typer.Option(help="Of the deployment (default: the model's).")] = "",
-    backend: Annotated[str, typer.Option(help="llama.cpp, or a plugin's.")] = "llama.cpp",
+    backend: Annotated[str, typer.Option(help="llama.cpp, vllm, or a plugin's.")] = "llama.cpp",
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=REF of an adapter over the model.")
     ] = None,

@@ -153,22 +153,24 @@ def curve(points: int, step: str = "train") -> list[dict[str, Any]]:
     return events
 
 
+REPORT = {
+    "title": "Perplexity",
+    "columns": ["text", "base", "tuned"],
+    "rows": [["held-out", 18.42, 7.31], ["neutral", 12.05, 12.4]],
+    "notes": ["Lower is better."],
+}
+
+
 def seed_all(root: Path) -> Seed:
     """Eight jobs: every state, a failure with its reason, a pipeline with reports."""
     seed = Seed(root)
     done = seed.job("evaluate-base", [("evaluate", "evaluate")])
-    table = {
-        "title": "Perplexity",
-        "columns": ["text", "base", "tuned"],
-        "rows": [["held-out", 18.42, 7.31], ["neutral", 12.05, 12.4]],
-        "notes": ["Lower is better."],
-    }
     seed.end(
         done,
         seed.run(done),
         state="succeeded",
         outputs={"perplexity": 7.31, "report": "sha256:" + "1f" * 32},
-        report=[table],
+        report=[REPORT],
     )
     failed = seed.job("tickets-qlora")
     seed.log(failed, b"loading the model\nTraceback (most recent call last):\n  step 12\n")
