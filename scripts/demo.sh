@@ -29,4 +29,5 @@ cat <<TEXT
     $bin/modelops-tui --state $MODELOPS_HOME models show $name@staging
     $bin/modelops-tui --state $MODELOPS_HOME chat $name@staging
     make demo                                                    again: unchanged steps are remembered, not redone
+    $bin/modelops-tui --state $MODELOPS_HOME engine stop         the engine goes on in the background until you say so
 TEXT
