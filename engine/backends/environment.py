@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.backends.installer import install_lock, unpack_sdist
+from engine.backends.installer import install_lock, uninstall, unpack_sdist
 from engine.backends.spec import BackendSpec, discover
 from engine.errors import BadInput, MissingPart
 from engine.paths import StatePaths
@@ -157,6 +157,8 @@ class BackendStore:
         tell(f"making the environment of {spec.name} ({spec.title}), about {spec.size_mb} MB")
         try:
             install_lock(spec.name, spec.lock, place, tell)
+            if spec.drop:
+                uninstall(spec.name, spec.drop, place, tell)
             if spec.sdist:
                 unpack_sdist(spec.name, spec.sdist, spec.sdist_parts, place / "sdist", tell)
         except BaseException:

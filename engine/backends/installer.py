@@ -75,6 +75,21 @@ def install_lock(name: str, lock: Path, place: Path, tell: Tell) -> None:
         _run(name, command, tell)
 
 
+def uninstall(name: str, packages: tuple[str, ...], place: Path, tell: Tell) -> None:
+    """Remove packages from the environment at ``place``, though others ask for them.
+
+    Raises:
+        MissingPart: the installer refused.
+    """
+    uv = find_uv()
+    python = str(place / "bin" / "python")
+    if uv is not None:
+        command = [uv, "pip", "uninstall", *packages, "--python", python]
+    else:
+        command = [python, "-m", "pip", "uninstall", "--yes", *packages]
+    _run(name, command, tell)
+
+
 def unpack_sdist(
     name: str, requirement: str, parts: tuple[str, ...], folder: Path, tell: Tell
 ) -> None:

@@ -32,7 +32,7 @@ class BackendSpec:
     title: str
     folder: Path
     formats: tuple[str, ...]
-    """Formats of the ``quantize`` kind it makes."""
+    """Formats of the ``quantize`` kind it makes; none: it serves, and needs no ``worker.py``."""
     main: bool
     """It lives in the main environment: nothing is installed."""
     package: str
@@ -48,6 +48,8 @@ class BackendSpec:
     """``name==version`` of a source distribution whose parts the worker needs as files."""
     sdist_parts: tuple[str, ...] = ()
     """Paths inside it (a folder ends with ``/``) that are unpacked under ``sdist/``."""
+    drop: tuple[str, ...] = ()
+    """Packages uninstalled again: required by metadata, but harmful in this environment."""
 
     @property
     def lock(self) -> Path:
@@ -85,6 +87,7 @@ def load_spec(folder: Path) -> BackendSpec:
             size_mb=int(values.get("size_mb", 0)),
             sdist=str(values.get("sdist", "")),
             sdist_parts=tuple(values.get("sdist_parts", ())),
+            drop=tuple(values.get("drop", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} does not describe a backend", why=repr(error)) from error
@@ -93,6 +96,8 @@ def load_spec(folder: Path) -> BackendSpec:
     missing = [p.name for p in (spec.worker, spec.lock) if not p.is_file()]
     if spec.main:
         missing = [name for name in missing if name != spec.lock.name]
+    if not spec.formats:  # it only serves: started as a server, not spoken to over the wire
+        missing = [name for name in missing if name != spec.worker.name]
     if missing:
         raise BadInput(f"the backend {spec.name} is incomplete", why=f"no {', '.join(missing)}")
     return spec

@@ -26,3 +26,10 @@ LLAMA_CPP = ServingBackend(
     launch="recipes.serve.llama:launch",
     check="recipes.serve.llama:check",
 )
+
+VLLM = ServingBackend(
+    name="vllm",
+    summary="Hugging Face models, many requests at once; needs `backends install vllm`",
+    launch="recipes.serve.vllm:launch",
+    check="recipes.serve.vllm:check",
+)

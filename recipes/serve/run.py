@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.devices.needs import parse_bytes
 from engine.errors import DoesNotFit, ModelOpsError
 from engine.kinds import load_function
 from engine.models import ModelLocation, resolve_model
@@ -152,6 +153,7 @@ class Deployment:
             context=self.spec.context,
             threads=self.ctx.threads,
             device=self.ctx.device,
+            share_bytes=self._share(),
             options=self._options(),
         )
         launch: Launch = load_function(self._backend.launch)(request)
@@ -160,6 +162,11 @@ class Deployment:
 
     def _adapter(self, ref: str) -> ModelLocation:
         return resolve_model(ref, self.ctx.paths)
+
+    def _share(self) -> int | None:
+        """The memory that was declared; None: whatever was estimated."""
+        declared = self.spec.resources.memory
+        return None if declared == "auto" else parse_bytes(declared)
 
     def _options(self) -> dict[str, Any]:
         own = self.spec.llama_cpp if self.spec.backend == "llama.cpp" else self.spec.options

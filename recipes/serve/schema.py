@@ -17,7 +17,7 @@ class ServeSpec(StepSpec):
     deployment: str = ""
     """Its name, and the model name clients use; by default made from ``model``."""
     backend: str = "llama.cpp"
-    """``llama.cpp``, or one that a plugin brings."""
+    """``llama.cpp``, ``vllm``, or one that a plugin brings."""
     adapters: dict[str, ModelRefStr] = Field(default_factory=dict)
     """Adapters over the model, by the name clients use for them."""
     task: Literal["chat", "embed"] = "chat"
@@ -43,4 +43,4 @@ class ServeSpec(StepSpec):
     llama_cpp: Passthrough = Field(default_factory=dict)
     """Further settings of the llama.cpp server (``n_gpu_layers``, ``flash_attn``, ...)."""
     options: Passthrough = Field(default_factory=dict)
-    """Settings of a plugin's backend."""
+    """Settings of vLLM or of a plugin's backend."""

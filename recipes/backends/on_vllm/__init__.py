@@ -1,0 +1,1 @@
+"""A backend folder that only serves: backend.toml and requirements.lock."""
