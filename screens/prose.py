@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from engine.api.charts import scatter
 from screens.text import Line, number, printable
 
 
@@ -163,11 +164,36 @@ def report_tables(tables: Iterable[Mapping[str, Any]], width: int) -> list[Line]
     lines: list[Line] = []
     for item in tables:
         lines += heading(str(item.get("title", "Report")))
-        lines += table([str(c) for c in item.get("columns", ())], list(item.get("rows", ())), width)
+        columns = [str(c) for c in item.get("columns", ())]
+        lines += folded_table(columns, list(item.get("rows", ())), width)
+        if item.get("chart"):
+            lines += [[(text, "")] for text in scatter(item["chart"], min(width, 100))]
         notes = item.get("notes", ())
         for note in [notes] if isinstance(notes, str) else notes:
             lines += paragraph(str(note), width, "dim")
     return lines[1:]
+
+
+def folded_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> list[Line]:
+    """A table whose columns go on below where they have no room, the first one repeated."""
+    widths = [
+        max([cell_len(head), *(cell_len(number(row[i])) for row in rows if i < len(row))])
+        for i, head in enumerate(columns)
+    ]
+    blocks: list[list[int]] = []
+    used = width + 1
+    for index in range(1, len(columns)):
+        if used + 2 + widths[index] > width:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(index)
+        used += 2 + widths[index]
+    lines: list[Line] = []
+    for block in blocks or [[0]]:
+        picked = [[row[i] for i in block if i < len(row)] for row in rows]
+        lines += [[]] if lines else []
+        lines += table([columns[i] for i in block], picked, width)
+    return lines
 
 
 def toml_lines(text: str) -> list[Line]:

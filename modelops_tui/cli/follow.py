@@ -211,7 +211,12 @@ def show_table(report: Any, prefix: str = "") -> None:
     rows = [dict(zip(columns, row, strict=False)) for row in report.get("rows", ())]
     out.line(f"{prefix}{report.get('title', '')}")
     if rows:
-        out.table(columns, rows)
+        out.table(columns, rows, fold=True)
+    if report.get("chart"):
+        from engine.api.charts import scatter
+
+        for line in scatter(report["chart"], min(out.columns() or 100, 100)):
+            out.line(line)
     for note in report.get("notes") or ():
         out.line(f"  {note}")
     out.line()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,10 @@ from engine.errors import ModelOpsError
 
 if TYPE_CHECKING:
     from engine.types.recipes import Diagnostic
+
+
+#: A column of text is never cut to fewer columns than these.
+_SHORTEST = 12
 
 
 class ExitCode(IntEnum):
@@ -150,24 +155,48 @@ class Output:
                 item = json.dumps(item, ensure_ascii=False, default=str)
             self.line(f"{key:<{longest}}  {'-' if item is None else item}")
 
+    def columns(self) -> int | None:
+        """Columns of the terminal on stdout, or None where it is none (a file or a pipe)."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
     def table(
         self,
         columns: Sequence[str],
         items: Sequence[Mapping[str, Any]],
         titles: Mapping[str, str] | None = None,
+        *,
+        fold: bool = False,
     ) -> None:
-        """Aligned columns, whatever the format: for reports made of several tables."""
+        """Aligned columns, whatever the format: for reports made of several tables.
+
+        On a terminal that is too narrow long texts are cut, but never the first column, which
+        names the row. Elsewhere everything is written.
+
+        Args:
+            columns: the keys, in their order.
+            items: the rows.
+            titles: column headings where they differ from the key.
+            fold: instead of cutting, go on below with the columns that had no room, the first
+                column repeated.
+        """
         titles = titles or {}
         head = [titles.get(column, column) for column in columns]
         body = [["-" if item.get(c) is None else _cell(item[c]) for c in columns] for item in items]
         widths = [max(width(row[i]) for row in [head, *body]) for i in range(len(columns))]
         numeric = [all(_numeric(item.get(c)) for item in items) for c in columns]
-        for row in [head, *body]:
-            cells = [
-                " " * (w - width(c)) + c if right else c + " " * (w - width(c))
-                for c, w, right in zip(row, widths, numeric, strict=True)
-            ]
-            self._write("  ".join(cells).rstrip() + "\n")
+        room = self.columns()
+        blocks = [list(range(len(columns)))]
+        if room is not None and sum(widths) + 2 * len(widths) - 2 > room:
+            if fold:
+                blocks = _blocks(widths, room)
+            else:
+                _shrink(widths, numeric, room)
+        for number, block in enumerate(blocks):
+            if number:
+                self._write("\n")
+            for row in [head, *body]:
+                cells = [_fit(row[i], widths[i], numeric[i]) for i in block]
+                self._write("  ".join(cells).rstrip() + "\n")
 
     def _write(self, text: str) -> None:
         """Every byte of stdout goes through here; a reader that left (``| head``) is no error."""
@@ -234,6 +263,39 @@ class Output:
         """Show ``error`` and leave with its exit status."""
         self.error(error)
         sys.exit(error.exit_status)
+
+
+def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns that fit beside one another, block by block; each begins with the first column."""
+    blocks: list[list[int]] = []
+    used = room + 1
+    for index in range(1, len(widths)):
+        if used + 2 + widths[index] > room:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(index)
+        used += 2 + widths[index]
+    return blocks or [[0]]
+
+
+def _shrink(widths: list[int], numeric: Sequence[bool], room: int) -> None:
+    """Take from the widest columns of text but the first until the table fits, or all are short."""
+    texts = [i for i in range(1, len(widths)) if not numeric[i]]
+    while texts and sum(widths) + 2 * len(widths) - 2 > room:
+        widest = max(texts, key=lambda i: widths[i])
+        if widths[widest] <= _SHORTEST:
+            return
+        widths[widest] -= 1
+
+
+def _fit(text: str, room: int, right: bool) -> str:
+    """``text`` padded, or cut with an ellipsis, to ``room`` columns."""
+    if width(text) > room:
+        while width(text) > room - 1:
+            text = text[:-1]
+        text += "…"
+    pad = " " * (room - width(text))
+    return pad + text if right else text + pad
 
 
 def _cell(value: object) -> str:

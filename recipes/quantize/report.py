@@ -47,17 +47,18 @@ def choose(passed: Sequence[Rung], spec: QuantizeSpec) -> Rung | None:
 
 
 def chart(rungs: Sequence[Rung]) -> dict[str, Any]:
-    """Points of size against KL, with the Pareto front marked."""
+    """Points of size (MB) against mean KL, the Pareto front marked, for ``engine.api.charts``."""
     front = {r.level for r in pareto(rungs)}
     return {
-        "x": "size_bytes",
-        "y": "kl",
+        "title": "What a smaller file costs",
+        "x": "MB",
+        "y": "mean KL divergence from the source, nats",
         "points": [
             {
-                "level": r.level,
-                "size_bytes": r.size_bytes,
-                "kl": r.main().kl,
-                "pareto": r.level in front,
+                "name": r.level,
+                "x": round(r.size_bytes / 1e6, 3),
+                "y": r.main().kl,
+                "front": r.level in front,
             }
             for r in rungs
         ],

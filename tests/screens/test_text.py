@@ -60,3 +60,14 @@ def test_table_fits_the_width() -> None:
 def test_wrapped_keeps_every_character() -> None:
     parts = wrapped([("abc def ", "a"), ("你好ghi", "b")], 4)
     assert "".join(t for line in parts for t, _ in line) == "abc def 你好ghi"
+
+
+def test_a_wide_report_goes_on_below_with_its_first_column() -> None:
+    from screens.prose import folded_table
+
+    columns = ["level", *(f"column {i}" for i in range(9))]
+    lines = folded_table(columns, [["Q4_K_M", *range(9)]], 40)
+    texts = ["".join(text for text, _ in line).rstrip() for line in lines]
+    assert all(len(text) <= 40 for text in texts)
+    assert sum("Q4_K_M" in text for text in texts) == 3
+    assert all(any(name in text for text in texts) for name in columns)

@@ -44,7 +44,7 @@ def test_a_ladder_is_measured_proven_and_published(
     assert by_level["F16"]["KL mean"] <= by_level["Q8_0"]["KL mean"] < by_level["Q4_K_M"]["KL mean"]
     assert 5 < by_level["Q4_K_M"]["bits/w"] < 5.6
     assert result.outputs["kl"] == pytest.approx(by_level["Q4_K_M"]["KL mean"], abs=1e-5)
-    assert {p["level"] for p in result.report[0]["chart"]["points"] if p["pareto"]}
+    assert {p["name"] for p in result.report[0]["chart"]["points"] if p["front"]}
     assert "conversion proven" in " ".join(result.report[0]["notes"])
     assert events(ctx, "table")
     assert {e["name"] for e in events(ctx, "artifact")} == {"Q4_K_M", "Q8_0", "F16"}
