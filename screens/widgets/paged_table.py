@@ -155,7 +155,11 @@ class PagedTable(LineView):
         column = self.sorted_by
 
         def key(row: Row) -> tuple[bool, bool, Any]:
-            value = row.sort[column] if column < len(row.sort) else row.cells[column][0].lower()
+            value: Any = None  # a short row has nothing in its last columns
+            if column < len(row.sort):
+                value = row.sort[column]
+            elif column < len(row.cells):
+                value = row.cells[column][0].lower()
             return (value is None, isinstance(value, str), value if value is not None else 0)
 
         return sorted(rows, key=key, reverse=self.sort_down)
