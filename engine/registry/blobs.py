@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,18 @@ class StatCache:
                 )
             except sqlite3.DatabaseError:
                 # a cache: the next look hashes again
+                self._reset()
+
+    def put_ours(self, files: Iterable[tuple[os.stat_result, str]]) -> None:
+        """Remember the digests of files that we wrote, in one transaction."""
+        rows = [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, d) for s, d in files]
+        with self._lock:
+            try:
+                db = self._connection()
+                db.execute("begin")
+                db.executemany("insert or replace into seen values (?,?,?,?,?,?)", rows)
+                db.execute("commit")
+            except sqlite3.DatabaseError:
                 self._reset()
 
 

@@ -26,7 +26,7 @@ from engine.registry.log import SignedEvent, read_event
 from engine.registry.materialize import materialize
 from engine.registry.names import check_paths
 from engine.registry.publish import Wanted, publish_entries
-from engine.registry.sync.transport import receive
+from engine.registry.sync.arrival import Arrival
 from engine.registry.trust import Trust
 from engine.supervise.durable import sync_folder
 from engine.types.artifacts import ArtifactView
@@ -354,7 +354,8 @@ class _Import:
         stream = self.archive.extractfile(member)
         assert stream is not None  # it is a plain file
         chunks = iter(lambda: stream.read(CHUNK), b"")
-        found = receive(chunks, self.scratch / digest, member.size, member.name, lambda count: None)
+        with Arrival(self.scratch / digest, member.size, member.name, lambda count: None) as into:
+            found = into.take(chunks).finish()
         if found != digest:
             raise IntegrityError(
                 f"the member {member.name!r} is refused", why="its bytes are not what was signed"

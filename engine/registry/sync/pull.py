@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import secrets
 import shutil
 import time
@@ -21,6 +22,7 @@ from engine.registry.layout import MAX_DOCUMENT_BYTES, digest_of
 from engine.registry.log import EMPTY, SignedEvent, check_link, read_event, write_event
 from engine.registry.names import check_paths
 from engine.registry.sync import remote
+from engine.registry.sync.arrival import RESUME_ABOVE, claim
 from engine.registry.sync.remote import Found
 from engine.registry.sync.transport import Transport
 from engine.registry.trust import Trust, create_only
@@ -164,7 +166,7 @@ def download(
         )  # fmt: skip
     done = 0
 
-    def one(file: FileEntry) -> int:
+    def one(file: FileEntry) -> None:
         mine = 0
 
         def progress(count: int) -> None:
@@ -174,17 +176,22 @@ def download(
             if report:
                 report(SyncProgress("download", file.path, done, total, mine, file.size))
 
-        fetch_blob(store, transport, file.sha256, file.size, progress)
-        return file.size
+        arrived.append((_fetch(store, transport, file.sha256, file.size, progress), file.sha256))
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        futures = [pool.submit(one, file) for file in files]
-        try:
-            return sum(future.result() for future in futures)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    arrived: list[tuple[os.stat_result, str]] = []
+    try:
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            futures = [pool.submit(one, file) for file in files]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+    finally:
+        _settle(store, arrived)
+    return total
 
 
 def fetch_blob(
@@ -200,41 +207,82 @@ def fetch_blob(
         IntegrityError: what came is not what was signed.
         NotFound: the remote has not got it.
     """
-    partial = store.layout.staging / f"pull-{secrets.token_hex(8)}"
+    _settle(store, [(_fetch(store, transport, digest, size, progress), digest)])
+
+
+def _fetch(
+    store: Store,
+    transport: Transport,
+    digest: str,
+    size: int,
+    progress: Callable[[int], None] | None,
+) -> os.stat_result:
+    """Fetch one blob into its place; ``_settle`` must follow before anything names it."""
+    partial, held = _partial(store, digest, size)
+    counted = 0
+
+    def told(count: int) -> None:
+        nonlocal counted
+        counted += count
+        if progress:
+            progress(count)
+
     problem: ModelOpsError | None = None
+    keep = False
     try:
         for _ in range(_TRIES):
+            told(-counted)  # what an attempt before this one had is counted again where it counts
+            keep = held is not None
             try:
-                found = transport.download(
-                    remote.blob_key(digest), partial, size, progress or (lambda count: None)
+                key = remote.blob_key(digest)
+                found = transport.download(key, partial, size, told, resume=keep)
+                keep = False
+                if found == digest:
+                    target = store.layout.blob(digest)
+                    os.rename(partial, target)
+                    return os.lstat(target)
+                problem = IntegrityError(
+                    f"the blob {digest[:12]} of {transport.url} is refused",
+                    why=f"its bytes have the sha256 {found[:12]}: it was tampered with or damaged",
+                    hint="push it again from a machine that has it",
                 )
             except NotFound:
+                keep = False
                 raise
             except OSError as error:
+                keep = False
                 raise full_disk(error, store.layout.staging) from error
+            except IntegrityError as error:
+                keep = False
+                problem = error
             except ModelOpsError as error:
                 problem = error
-                continue
-            if found == digest:
-                _adopt(store, partial, digest)
-                return
-            problem = IntegrityError(
-                f"the blob {digest[:12]} of {transport.url} is refused",
-                why=f"its bytes have the sha256 {found[:12]}: it was tampered with or damaged",
-                hint="push it again from a machine that has it",
-            )
+            if held is not None and not keep:
+                os.ftruncate(held, 0)  # and the claim stays ours
         assert problem is not None
         raise problem
     finally:
-        partial.unlink(missing_ok=True)
+        if not keep:
+            partial.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
 
 
-def _adopt(store: Store, partial: Path, digest: str) -> None:
-    partial.chmod(0o444)
-    target = store.layout.blob(digest)
-    partial.rename(target)
-    sync_folder(store.layout.blobs)
-    store.blobs.cache.put(target.lstat(), digest, ours=True)
+def _partial(store: Store, digest: str, size: int) -> tuple[Path, int | None]:
+    """Where a blob arrives; a large one in the same place each time, so that a pull goes on."""
+    if size > RESUME_ABOVE:
+        kept = store.layout.staging / f"pull-{digest}"
+        held = claim(kept)
+        if held is not None:
+            return kept, held
+    return store.layout.staging / f"pull-{secrets.token_hex(8)}", None
+
+
+def _settle(store: Store, arrived: list[tuple[os.stat_result, str]]) -> None:
+    """Make the names of new blobs durable and remember their hashes, once for all of them."""
+    if arrived:
+        sync_folder(store.layout.blobs)
+        store.blobs.cache.put_ours(arrived)
 
 
 def merge(store: Store, incoming: Incoming, *, partial: set[str]) -> int:

@@ -11,18 +11,14 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from engine.errors import BadInput, IntegrityError, NotFound
 from engine.registry.blobs import CHUNK, open_plain
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-Progress = Callable[[int], None]
+from engine.registry.sync.arrival import Arrival, Progress
 
 _KEY = re.compile(r"^[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*$")
 
@@ -70,8 +66,17 @@ class Transport(Protocol):
         """Create an object from a file; an interrupted upload goes on where it was."""
         ...
 
-    def download(self, key: str, path: Path, size: int, progress: Progress) -> str:
+    def download(
+        self, key: str, path: Path, size: int, progress: Progress, *, resume: bool = False
+    ) -> str:
         """Stream an object into a file.
+
+        Args:
+            key: the object.
+            path: the file.
+            size: how many bytes were signed.
+            progress: told the bytes that are there.
+            resume: go on after what an earlier attempt left in the file.
 
         Returns:
             The sha256 of what came.
@@ -175,39 +180,19 @@ class Folder:
         finally:
             partial.unlink(missing_ok=True)
 
-    def download(self, key: str, path: Path, size: int, progress: Progress) -> str:
+    def download(
+        self, key: str, path: Path, size: int, progress: Progress, *, resume: bool = False
+    ) -> str:
         try:
             fd = open_plain(self._path(key))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"{self.url} has no {key}") from error
-        with os.fdopen(fd, "rb") as source:
-            return receive(iter(lambda: source.read(CHUNK), b""), path, size, key, progress)
+        with (
+            os.fdopen(fd, "rb") as source,
+            Arrival(path, size, key, progress, resume=resume) as into,
+        ):
+            source.seek(into.done)
+            return into.take(iter(lambda: source.read(CHUNK), b"")).finish()
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
-
-
-def receive(chunks: Iterator[Buffer], path: Path, size: int, key: str, progress: Progress) -> str:
-    """Write a stream to a new file, hashing on the way and never more than ``size`` bytes.
-
-    Raises:
-        IntegrityError: more or fewer bytes came.
-    """
-    digest = hashlib.sha256()
-    done = 0
-    with open(path, "wb") as out:
-        for part in chunks:
-            chunk = memoryview(part)
-            done += len(chunk)
-            if done > size:
-                raise IntegrityError(f"{key} is refused", why=f"more than {size} bytes came")
-            digest.update(chunk)
-            out.write(chunk)
-            progress(len(chunk))
-        out.flush()
-        os.fsync(out.fileno())
-    if done != size:
-        raise IntegrityError(
-            f"{key} is refused", why=f"{done} of {size} bytes came: the body was cut short"
-        )
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import threading
 import time
@@ -16,6 +17,8 @@ import pytest
 
 from engine.api.artifacts import Artifacts
 from engine.errors import ModelOpsError
+from engine.registry.sync.arrival import RESUME_ABOVE, claim
+from engine.types.artifacts import SyncProgress
 from tests.engine.registry.conftest import make_folder
 
 pytest.importorskip("obstore")
@@ -30,14 +33,15 @@ class Faults:
     def __init__(self, kind: str = "", count: int = 0, where: str = "/blobs/sha256/") -> None:
         self.kind, self.left, self.where = kind, count, where
         self.last = b""
+        self.ranges: list[str | None] = []
         self.lock = threading.Lock()
 
     def applies(self, method: str, path: str) -> bool:
         with self.lock:
-            if method != "GET" or self.where not in path or self.left <= 0:
+            if method != "GET" or self.where not in path:
                 return False
             self.left -= 1
-            return True
+            return self.left >= 0
 
 
 @contextmanager
@@ -57,6 +61,8 @@ def proxy(endpoint: str, faults: Faults, tls: ssl.SSLContext | None = None) -> I
             upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
             answer = upstream.getresponse()
             data = answer.read()
+            if self.command == "GET" and faults.where in self.path:
+                faults.ranges.append(self.headers.get("range"))
             spoilt = faults.applies(self.command, self.path)
             sent, announced = spoil(faults, data) if spoilt else (data, len(data))
             if self.command == "HEAD":
@@ -144,6 +150,68 @@ def test_a_fault_that_stays(machine: Machine, shared: str, s3: str, kind: str) -
     assert bob.list() == ()
     assert bob.fsck(deep=True).ok
     assert not list(bob.registry.layout.staging.iterdir())
+
+
+@pytest.fixture
+def large(machine: Machine, bucket: str, tmp_path: Path) -> str:
+    """A bucket with one artifact of one large file."""
+    alice = machine("alice")
+    path = tmp_path / "large" / "weights.txt"
+    path.parent.mkdir()
+    path.write_bytes(os.urandom(1 << 20) * 24)
+    assert path.stat().st_size > RESUME_ABOVE
+    alice.add(path.parent, name="bot", artifact_type="model")
+    alice.remote_add("origin", bucket)
+    alice.push()
+    return bucket
+
+
+def test_a_cut_download_goes_on_where_it_was(machine: Machine, large: str, s3: str) -> None:
+    bob = machine("bob")
+    faults = Faults("cut", 2)
+    with proxy(s3, faults) as endpoint:
+        bob.clone(large.replace(s3, endpoint))
+    assert [kind is not None for kind in faults.ranges] == [False, True, True]
+    assert bob.verify("bot", deep=True).ok
+
+
+@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_interrupted_pull_goes_on(
+    machine: Machine, large: str, s3: str, damaged: bool, tmp_path: Path
+) -> None:
+    """What came stays in staging; the next pull asks for the rest, and believes neither."""
+    bob = machine("bob")
+    seen: list[SyncProgress] = []
+    with proxy(s3, Faults("cut", 1000)) as endpoint, pytest.raises(ModelOpsError):
+        bob.clone(large.replace(s3, endpoint), progress=seen.append)
+    assert bob.list() == ()
+    assert bob.fsck(deep=True).ok
+    (left,) = bob.registry.layout.staging.iterdir()
+    assert left.stat().st_size > 12 << 20
+    if damaged:
+        with open(left, "r+b") as file:
+            file.write(b"\0")
+    faults = Faults()
+    with proxy(s3, faults) as endpoint:
+        bob.remote_remove("origin")
+        bob.remote_add("origin", large.replace(s3, endpoint))
+        bob.pull(progress=seen.append)
+    assert [kind is None for kind in faults.ranges] == [False, True][: 1 + damaged]
+    assert bob.verify("bot", deep=True).ok
+    assert not list(bob.registry.layout.staging.iterdir())
+    assert seen[-1].done == seen[-1].total == seen[-1].file_done == 24 << 20
+
+
+def test_two_pulls_do_not_write_into_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "pull-x"
+    first = claim(path)
+    assert first is not None
+    assert claim(path) is None
+    path.rename(tmp_path / "blob")
+    os.close(first)
+    again = claim(path)
+    assert again is not None
+    os.close(again)
 
 
 def certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:

@@ -14,6 +14,7 @@ from engine.errors import ModelOpsError, Refused
 from engine.registry.sync import multipart
 from engine.registry.sync.remotes import connect, probe
 from engine.registry.sync.s3 import S3, Place, boto_client
+from engine.registry.sync.s3 import credentials as credentials_of
 from engine.types.artifacts import SyncProgress
 from tests.engine.registry.conftest import make_folder
 
@@ -133,7 +134,8 @@ def test_an_interrupted_upload_resumes(bucket: str, tmp_path: Path) -> None:
     )
     seen: list[int] = []
     # part 1 is right and stays; part 2 has other bytes and is sent again
-    assert multipart.upload_parts(client, place.bucket, key, path, seen.append) == 1
+    access = multipart.Access(*credentials_of(place), place.region)
+    assert multipart.upload_parts(client, access, place.bucket, key, path, seen.append) == 1
     assert sum(seen) == path.stat().st_size
     assert not client.list_multipart_uploads(Bucket=place.bucket, Prefix=key).get("Uploads")
     got = client.get_object(Bucket=place.bucket, Key=key)["Body"].read()
