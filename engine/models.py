@@ -154,7 +154,7 @@ def _resolve(ref: str, paths: StatePaths, depth: int) -> ModelLocation:
         return _from_path(Path(ref).expanduser(), paths, depth, name=Path(ref).name)
     if "@" in ref:
         return _from_registry(ref, paths, depth)
-    if Path(ref).exists():
+    if os.path.exists(ref):
         return _from_path(Path(ref), paths, depth, name=Path(ref).name)
     try:
         return _from_registry(ref, paths, depth)
@@ -193,7 +193,7 @@ def _from_registry(ref: str, paths: StatePaths, depth: int) -> ModelLocation:
 def _from_path(
     path: Path, paths: StatePaths, depth: int, *, name: str, base_ref: str | None = None
 ) -> ModelLocation:
-    if not path.exists():
+    if not os.path.exists(path):
         raise NotFound(
             f"there is no model at {path}",
             why="no such file or folder",

@@ -139,6 +139,9 @@ def _as_row(value: Any, place: str) -> dict[str, Any]:
         raise BadInput(f"{place} is not an object", why=f"it is {_kind(value)}")
     if not value:
         raise BadInput(f"{place} is an empty object", hint="remove the row")
+    if "" in value:
+        # SQL has no way to name it
+        raise BadInput(f"{place} has a column without a name", hint="name it or leave it out")
     return value
 
 

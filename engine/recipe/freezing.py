@@ -29,10 +29,15 @@ def absolute_paths(body: dict[str, Any], view: SchemaView, folder: Path) -> None
     for path, text, kind in list(view.references(body)):
         if "${" in text or not text:
             continue
-        written = Path(text).expanduser()
+        try:
+            written = Path(text).expanduser()
+            there = (folder / written).exists()
+        except (OSError, RuntimeError):
+            # a name no file can have, or the home of nobody: the check of the key says so
+            continue
         named = text.startswith(("./", "../", "~")) or text in (".", "..")
         known = text in BUNDLED if kind == "data" else packaged_model(text) is not None
-        if kind == "path" or named or (not known and (folder / written).exists()):
+        if kind == "path" or named or (not known and there):
             put_at(body, path, os.path.normpath(folder / written))
 
 
@@ -81,7 +86,7 @@ def _frozen(text: str, kind: str, paths: StatePaths) -> tuple[str, str]:
 def _frozen_data(text: str, paths: StatePaths) -> tuple[str, str]:
     from engine.data.source import BUNDLED, resolve_data
 
-    if text not in BUNDLED and _REF.fullmatch(text) and not Path(text).exists():
+    if text not in BUNDLED and _REF.fullmatch(text) and not os.path.exists(text):
         # the version only: its rows are materialized and verified by the worker
         from engine.data.versions import open_dataset
 
@@ -97,7 +102,7 @@ def _frozen_model(text: str, paths: StatePaths) -> tuple[str, str]:
     packaged = packaged_model(text)
     if packaged is not None:
         return text, fingerprint(packaged_path(packaged))
-    if not Path(text).exists() and (_REF.fullmatch(text) or text.startswith("sha256:")):
+    if not os.path.exists(text) and (_REF.fullmatch(text) or text.startswith("sha256:")):
         # the manifest only: bytes are verified by the worker, before they are loaded
         from engine.registry import Registry
 

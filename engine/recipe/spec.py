@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 
 class Section(BaseModel):
@@ -42,20 +43,43 @@ class StepSpec(Section):
     """Seed of every random generator of the step."""
 
 
+def _writable(text: str) -> str:
+    """``text`` when a file system could hold it: the longest part of a path has 255 bytes."""
+    if "\0" in text or any(len(part.encode()) > 255 for part in text.split("/")):
+        raise ValueError("no file or reference can have such a name (255 bytes between slashes)")
+    if text.startswith("~"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{text.split('/', maxsplit=1)[0]} is nobody's home folder") from error
+    return text
+
+
+_Name = AfterValidator(_writable)
+
 #: A model: registry ref ``name@stage`` or ``name@version``, packaged short name, local directory,
 #: GGUF file, hub id, or a reference to an earlier step's output such as ``${train.model}``.
 ModelRefStr = Annotated[
-    str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "model"})
+    str,
+    Field(min_length=1, max_length=1024),
+    _Name,
+    WithJsonSchema({"type": "string", "x-ref": "model"}),
 ]
 
 #: Data: a path, ``name@version``, or the short name of a bundled dataset (``house/train``).
 DataRefStr = Annotated[
-    str, Field(min_length=1, max_length=1024), WithJsonSchema({"type": "string", "x-ref": "data"})
+    str,
+    Field(min_length=1, max_length=1024),
+    _Name,
+    WithJsonSchema({"type": "string", "x-ref": "data"}),
 ]
 
 #: A file or folder of the recipe's own: made absolute against the recipe's folder.
 PathStr = Annotated[
-    str, Field(min_length=1, max_length=4096), WithJsonSchema({"type": "string", "x-ref": "path"})
+    str,
+    Field(min_length=1, max_length=4096),
+    _Name,
+    WithJsonSchema({"type": "string", "x-ref": "path"}),
 ]
 
 Passthrough = dict[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
+
 from engine.serving.messages import (
     Message,
     Receive,
@@ -36,7 +38,8 @@ class Limits:
             message = await receive()
             seen += len(message.get("body", b"") or b"")
             if seen > self._max:
-                raise too_large(self._max)
+                # of this class: FastAPI would turn any other into "error parsing the body"
+                raise HTTPException(413, too_large(self._max).what)
             return message
 
         await self._app(scope, counted, send)  # type: ignore[operator]

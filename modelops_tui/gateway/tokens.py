@@ -31,6 +31,7 @@ class Tokens:
     def __init__(self, paths: StatePaths) -> None:
         self._folder = paths.root / "gateway"
         self._file: Path = self._folder / "tokens.json"
+        self._known: tuple[tuple[int, int, int], Rows] = ((0, 0, 0), [])
 
     def add(
         self, name: str, scopes: Sequence[str], days: float | None = None
@@ -91,11 +92,19 @@ class Tokens:
         return _view(found)
 
     def _rows(self) -> Rows:
+        """The tokens as the file has them now; read again only when it was replaced.
+
+        Every change replaces the file, so inode, time and size tell: a token that another process
+        revoked is refused by the next request.
+        """
         try:
-            rows: Rows = json.loads(self._file.read_bytes())
+            stat = self._file.stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if stamp != self._known[0]:
+                self._known = (stamp, json.loads(self._file.read_bytes()))
         except FileNotFoundError:
             return []
-        return rows
+        return self._known[1]
 
     def _change(self, how: Callable[[Rows], Rows]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,144 @@
+"""Model name -> deployment, and the answer of its server carried back as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+
+from engine.api import Workbench
+from engine.errors import BadInput, Conflict, NotFound
+from engine.serving import records
+from engine.serving.figures import Figures
+from engine.serving.messages import Disconnected, HttpError, Receive, Scope, Send, send_error
+from engine.serving.relay import as_http_error, carry
+from engine.serving.upstream import Upstream, UpstreamGone
+from engine.types.serving import DeploymentState
+
+#: What a model name begins with that means answers over an index.
+RAG = "rag:"
+_GONE = (DeploymentState.STOPPED, DeploymentState.FAILED, DeploymentState.STOPPING)
+#: How long a request waits for a deployment that starts, wakes or restarts.
+WAIT_S = 120.0
+
+
+class Router:
+    """Model name -> deployment, with a kept connection pool for each address."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self._pools: dict[str, Upstream] = {}
+        self.figures = Figures()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Everything that can be named, in the OpenAI form."""
+        names = []
+        for view in self.bench.serving.list():
+            if view.state not in _GONE:
+                names += [view.name, *view.adapters]
+        names += [f"{RAG}{index.name}" for index in self.bench.rag.list()]
+        return [
+            {"id": name, "object": "model", "created": 0, "owned_by": "modelops-tui"}
+            for name in names
+        ]
+
+    def upstream(self, url: str) -> Upstream:
+        """The pool of an address."""
+        if url not in self._pools:
+            parts = urlsplit(url)
+            tls = None
+            if parts.scheme == "https":
+                import ssl
+
+                # our own deployment on this machine; its certificate names another host
+                tls = ssl.create_default_context()
+                tls.check_hostname = False
+                tls.verify_mode = ssl.CERT_NONE
+            self._pools[url] = Upstream(parts.hostname or "127.0.0.1", parts.port or 80, tls)
+        return self._pools[url]
+
+    def deployment(self, model: str) -> records.Record:
+        """The record of the deployment that answers for ``model``.
+
+        Raises:
+            HttpError: 404 when nothing does.
+        """
+        # one small file that the page cache holds: cheaper than a thread would be
+        with suppress(NotFound, BadInput):
+            return records.load(self.bench.paths, model)
+        for record in records.all_records(self.bench.paths):
+            if model in record.adapters:
+                return record
+        raise HttpError(404, f"the model {model!r} does not exist", "invalid_request_error")
+
+    def revive(self, record: records.Record) -> None:
+        """Resume a paused deployment.
+
+        Raises:
+            HttpError: 503 when it is stopped or has failed.
+        """
+        view = self.bench.serving.get(record.name)
+        if view.state is DeploymentState.PAUSED:
+            with suppress(Conflict):
+                self.bench.serving.resume(record.name)
+        elif view.state in _GONE:
+            raise HttpError(
+                503, f"the deployment {record.name} is {view.state}: {view.reason}", "server_error"
+            )
+
+    def close(self) -> None:
+        """End the kept connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class RelayResponse(Response):
+    """A response that is relayed from a deployment as its bytes come, never parsed."""
+
+    def __init__(self, router: Router, record: records.Record, path: str, body: bytes) -> None:
+        super().__init__()
+        self._router = router
+        self._record = record
+        self._path = path
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay; a deployment that is restarted or moved is waited for, before the first byte."""
+        figures, began, ok = self._router.figures, time.monotonic(), False
+        figures.began()
+        figures.active += 1
+        try:
+            ok = await self._try(receive, send, began)
+        except Disconnected:
+            ok = True
+        except HttpError as error:
+            await send_error(send, error)
+        finally:
+            figures.active -= 1
+            figures.ended(time.monotonic() - began, ok=ok)
+
+    async def _try(self, receive: Receive, send: Send, began: float) -> bool:
+        record, paths = self._record, self._router.bench.paths
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            key = records.secret(paths, record.name, "key") if record.has_key else ""
+            headers = [(b"content-type", b"application/json")]
+            if key:
+                headers.append((b"authorization", b"Bearer " + key.encode()))
+            upstream, answer = self._router.upstream(record.url), None
+            try:
+                answer = await upstream.request("POST", self._path, headers, self._body)
+                return await carry(answer, send, receive, self._router.figures, began)
+            except UpstreamGone as error:
+                await asyncio.to_thread(self._router.revive, record)
+                if time.monotonic() > deadline:
+                    raise as_http_error(error) from error
+                await asyncio.sleep(0.2)
+                record = await asyncio.to_thread(self._router.deployment, record.name)
+            finally:
+                if answer is not None:
+                    answer.close()

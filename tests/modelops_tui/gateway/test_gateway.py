@@ -1,0 +1,121 @@
+"""The gateway over a real socket: tokens, scopes, limits, errors, its own OpenAPI."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from engine.errors import BadInput
+from tests.support.gateway import Gateway
+
+
+def test_without_a_token_only_health_answers(gateway: Gateway) -> None:
+    assert gateway.ask("GET", "/health")[0] == 200
+    for path in ("/api/jobs", "/v1/models", "/metrics", "/api/deployments"):
+        status, value, headers = gateway.ask("GET", path)
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert value["error"]["type"] == "authentication_error"
+    assert gateway.ask("GET", "/api/jobs", "mo_wrong")[0] == 401
+
+
+def test_scopes_are_kept_apart(gateway: Gateway) -> None:
+    read, _ = gateway.tokens.add("reader", ["read"])
+    run, _ = gateway.tokens.add("runner", ["run"])
+    body = {"recipe": 'kind = "nonsense"'}
+    assert gateway.ask("GET", "/api/jobs", read)[0] == 200
+    assert gateway.ask("POST", "/api/jobs", read, body)[0] == 403
+    status, value, _ = gateway.ask("POST", "/api/jobs", run, body)
+    assert status == 422
+    assert "nonsense" in json.dumps(value["error"]["diagnostics"])
+    promotion = {"ref": "a@1", "stage": "prod"}
+    assert gateway.ask("POST", "/api/promotions", run, promotion)[0] == 403
+
+
+def test_a_revoked_or_expired_token_is_refused_at_once(gateway: Gateway) -> None:
+    secret, view = gateway.tokens.add("gone", ["read"])
+    brief, _ = gateway.tokens.add("brief", ["read"], days=1e-9)
+    assert gateway.ask("GET", "/api/jobs", secret)[0] == 200
+    gateway.tokens.revoke(view.id)
+    assert gateway.ask("GET", "/api/jobs", secret)[0] == 401
+    assert gateway.ask("GET", "/api/jobs", brief)[0] == 401
+
+
+def test_a_token_is_kept_as_a_hash_only(gateway: Gateway) -> None:
+    secret, _ = gateway.tokens.add("me", ["admin"])
+    file = gateway.bench.paths.root / "gateway" / "tokens.json"
+    assert secret not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(BadInput, match="known scopes"):
+        gateway.tokens.add("me", ["root"])
+
+
+def test_sizes_and_unknown_things(gateway: Gateway) -> None:
+    token, _ = gateway.tokens.add("me", ["run"])
+    assert gateway.ask("POST", "/api/jobs", token, {"recipe": "x" * 30_000})[0] == 413
+    assert gateway.ask("GET", "/api/jobs/999999", token)[0] == 404
+    chat = {"model": "nope", "messages": [{"role": "user", "content": "hi"}]}
+    status, value, _ = gateway.ask("POST", "/v1/chat/completions", token, chat)
+    assert (status, value["error"]["code"]) == (404, 404)
+    assert gateway.ask("POST", "/v1/chat/completions", token, b"{not json")[0] == 400
+    assert gateway.ask("POST", "/v1/chat/completions", token, {"model": "nope"})[0] == 400
+    assert gateway.ask("POST", "/v1/chat/completions", token, b"[" * 15_000)[0] == 400
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(gateway: Gateway) -> None:
+    token, _ = gateway.tokens.add("me", ["run"])
+    for path in ("/api/jobs", "/v1/chat/completions"):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as raw:
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+                "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            raw.sendall(head.encode() + b"4000\r\n" + b"a" * 0x4000 + b"\r\n")
+            raw.sendall(b"4000\r\n" + b"a" * 0x4000 + b"\r\n0\r\n\r\n")
+            assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_token_has_its_share_of_a_minute(gateway: Gateway) -> None:
+    token, _ = gateway.tokens.add("busy", ["read"])
+    other, _ = gateway.tokens.add("calm", ["read"])
+    statuses = [gateway.ask("GET", "/v1/models", token)[0] for _ in range(201)]
+    assert statuses == [200] * 200 + [429]
+    headers = gateway.ask("GET", "/v1/models", token)[2]
+    assert 1 <= int(headers["retry-after"]) <= 61
+    assert gateway.ask("GET", "/v1/models", other)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/jobs/..%2f..%2fetc",
+        "/api/recipes/..%2f..%2fpyproject",
+        "/api/recipes/%2fetc%2fpasswd",
+        "/api/recipes/..",
+        "/api/datasets/..%2fregistry",
+        "/api/deployments/..%2f..",
+        "/api/indexes/..",
+        "/api/artifacts/a%00b",
+        "/api/artifacts/support-bot/files/../../../gateway/tokens.json",
+        "/api/artifacts/support-bot/files/..%2f..%2fgateway%2ftokens.json",
+        "/v1/models/..%2f..%2fetc%2fpasswd",
+        "//etc/passwd",
+    ],
+)
+def test_path_tricks_lead_nowhere(gateway: Gateway, path: str) -> None:
+    token, _ = gateway.tokens.add("me", ["admin"])
+    status, value, _ = gateway.ask("GET", path, token)
+    assert status in (404, 422)
+    assert "root:" not in json.dumps(value)
+
+
+def test_openapi_names_every_route_with_its_examples(gateway: Gateway) -> None:
+    status, value, _ = gateway.ask("GET", "/openapi.json")
+    assert status == 200
+    assert value["openapi"].startswith("3.1")
+    body = value["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert "messages" in body["content"]["application/json"]["schema"]["examples"][0]
+    for operations in value["paths"].values():
+        for operation in operations.values():
+            assert operation["operationId"]
