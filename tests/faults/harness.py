@@ -62,7 +62,8 @@ class Harness:
         return {
             **os.environ,
             "MODELOPS_HOME": str(self.paths.root),
-            "PYTHONPATH": str(PLUGIN),
+            # the sources beside these tests, whatever copy the environment has installed
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{PLUGIN}",
             "OMP_NUM_THREADS": "1",
             "MODELOPS_SPACE_FLOOR_MIB": "1",
             **self.extra_env,
@@ -132,7 +133,7 @@ class Harness:
                 str(count),
                 json.dumps({"ledger": str(self.ledger), **params}),
             ],
-            env={**self.env, "PYTHONPATH": f"{ROOT}:{PLUGIN}"},
+            env=self.env,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
