@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
 from engine.serving.figures import Figures
 from engine.serving.messages import (
@@ -52,12 +50,25 @@ async def carry(
         Disconnected: the client left.
         UpstreamGone: the server died before a byte was sent: the caller may try again.
     """
-    if not is_stream(answer):
-        return await _carry_whole(answer, send, figures, began)
     leaving = asyncio.ensure_future(_left(receive))
+    # ends the wait for the next piece: cheaper than to wait for both at every piece
+    leaving.add_done_callback(lambda task: None if task.cancelled() else answer.abort())
+    try:
+        if not is_stream(answer):
+            return await _carry_whole(answer, send, figures, began)
+        return await _carry_stream(answer, send, figures, began)
+    except UpstreamGone:
+        if leaving.done():
+            raise Disconnected from None
+        raise
+    finally:
+        leaving.cancel()
+
+
+async def _carry_stream(answer: Answer, send: Send, figures: Figures, began: float) -> bool:
     started = False
     try:
-        async for chunk in _until(answer.chunks(), leaving):
+        async for chunk in answer.chunks():
             if not started:
                 head = {"status": answer.status, "headers": passed_headers(answer, stream=True)}
                 await _send(send, {"type": "http.response.start", **head})
@@ -66,13 +77,11 @@ async def carry(
             await _send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
             figures.produced(chunk.count(b'"content":') + chunk.count(b'"text":'))
     except UpstreamGone:
-        if not started:
+        if not started or answer.aborted:
             raise
         note = error_document("the server ended in the middle of the answer", "server_error", 502)
         await _send(send, {"type": "http.response.body", "body": sse(note), "more_body": False})
         return False
-    finally:
-        leaving.cancel()
     await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
     return True
 
@@ -88,30 +97,6 @@ async def _carry_whole(answer: Answer, send: Send, figures: Figures, began: floa
     return answer.status < 500
 
 
-async def _until(
-    chunks: AsyncIterator[bytes], leaving: asyncio.Future[None]
-) -> AsyncIterator[bytes]:
-    """``chunks`` until the client leaves."""
-    iterator = chunks.__aiter__()
-    while True:
-        following = asyncio.ensure_future(_next(iterator))
-        both: set[asyncio.Future[Any]] = {following, leaving}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if leaving.done():
-            following.cancel()
-            with suppress(asyncio.CancelledError, UpstreamGone):
-                await following
-            raise Disconnected
-        chunk = following.result()
-        if chunk is None:
-            return
-        yield chunk
-
-
-async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(iterator, None)
-
-
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
@@ -119,11 +104,13 @@ async def _left(receive: Receive) -> None:
 
 async def _send(send: Send, message: dict[str, object]) -> None:
     try:
-        await asyncio.wait_for(send(message), STALLED_S)
+        # not wait_for: that would make a task of every piece
+        async with asyncio.timeout(STALLED_S):
+            await send(message)
     except TimeoutError as error:
         raise Disconnected from error
 
 
 def as_http_error(error: UpstreamGone) -> HttpError:
     """A server that is gone, as the client hears it."""
-    return HttpError(502, f"the server is gone: {error}", "server_error", 1)
+    return HttpError(503, f"the server is gone: {error}", "server_error", 1)

@@ -39,6 +39,7 @@ def gateway(
     import uvicorn
 
     from engine.serving.ports import listen
+    from engine.serving.protocol import HttpProtocol
     from modelops_tui.gateway.app import GatewaySettings, create_app
     from modelops_tui.gateway.tokens import Tokens
 
@@ -49,7 +50,7 @@ def gateway(
     out.say(f"listening on {'https' if tls_certificate else 'http'}://{host}:{port} (/docs)")
     config = uvicorn.Config(
         create_app(bench, GatewaySettings(int(max_mb * (1 << 20)), rate)),
-        http="h11",
+        http=HttpProtocol,
         ws="none",
         log_level="warning",
         access_log=False,

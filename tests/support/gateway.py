@@ -16,6 +16,7 @@ import uvicorn
 
 from engine.api import Workbench
 from engine.serving.ports import listen
+from engine.serving.protocol import HttpProtocol
 from modelops_tui.gateway.app import GatewaySettings, create_app
 from modelops_tui.gateway.tokens import Tokens
 
@@ -53,7 +54,7 @@ class Gateway:
 def serving(app: Any) -> Iterator[int]:
     """``app`` on a loopback port, in a thread."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="warning", ws="none", http="httptools")
+    config = uvicorn.Config(app, log_level="warning", ws="none", http=HttpProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

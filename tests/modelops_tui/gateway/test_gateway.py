@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 
@@ -74,6 +75,20 @@ def test_a_body_without_a_length_is_counted_as_it_comes(gateway: Gateway) -> Non
             raw.sendall(head.encode() + b"4000\r\n" + b"a" * 0x4000 + b"\r\n")
             raw.sendall(b"4000\r\n" + b"a" * 0x4000 + b"\r\n0\r\n\r\n")
             assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_head_without_end_is_refused(gateway: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        heard = b""
+        # it is cut off while it still sends: either side may see the reset first
+        with contextlib.suppress(OSError):
+            raw.sendall(b"".join(b"x-%d: %s\r\n" % (n, b"a" * 1000) for n in range(80)))
+        with contextlib.suppress(OSError):
+            while piece := raw.recv(4096):
+                heard += piece
+        assert heard.startswith(b"HTTP/1.1 431 ")
+    assert gateway.ask("GET", "/health")[0] == 200
 
 
 def test_a_token_has_its_share_of_a_minute(gateway: Gateway) -> None:
