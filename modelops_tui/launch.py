@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import select
@@ -46,7 +47,8 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     app = WorkbenchApp(settings=settings, ascii_only=ascii_only)
     if sys.stdin.isatty():
         _watch_terminal(app)
-    app.run(mouse=app.settings.mouse_on)
+    # a loop of our own: `asyncio.run` would wait for every thread that still reads
+    app.run(mouse=app.settings.mouse_on, loop=asyncio.new_event_loop())
     code = app.return_code or 0
     _say_goodbye(app, code)
     _end(code)

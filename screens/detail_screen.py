@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
+from textual.message import Message
+from textual.timer import Timer
 
 from engine.errors import ModelOpsError
 from screens.actions import bindings
@@ -17,6 +20,14 @@ from screens.widgets.paged_table import Column, PagedTable, Row
 from screens.widgets.pane_deck import Pane, PaneDeck
 from screens.widgets.text_pane import Build, TextPane
 
+#: Seconds between two reads of the details: a held key passes 30 rows a second.
+PANE_EVERY = 0.1
+
+
+@dataclass
+class SlowPaneOver(Message):
+    """The thread of a slow pane came to its end, wanted or not."""
+
 
 class DetailScreen(WorkScreen):
     """Subclasses say what the rows are and what stands in a pane; both are made in threads."""
@@ -24,12 +35,17 @@ class DetailScreen(WorkScreen):
     BINDINGS = bindings("panes")
     COLUMNS: ClassVar[tuple[Column, ...]] = ()
     PANES: ClassVar[tuple[tuple[str, str], ...]] = ()
+    SLOW_PANES: ClassVar[frozenset[str]] = frozenset()
+    """Panes that take seconds to read: one at a time, so that they never use up all threads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: tuple[Row, ...] = ()
         self.filter_text = ""
         self._loaded = False
+        self._pane_timer: Timer | None = None
+        self._pane_wanted = False
+        self._slow_reads = self._slow_wanted = False
 
     # -- what a subclass gives --------------------------------------------------------------------
 
@@ -129,11 +145,33 @@ class DetailScreen(WorkScreen):
         self.deck.step(-1)
 
     def load_pane(self) -> None:
-        """Read what the shown pane needs, in a thread; an error stands in the pane itself."""
+        """Read what the shown pane needs: at once, then at most every ``PANE_EVERY``."""
+        if self._pane_timer is not None:
+            self._pane_wanted = True
+            return
+        self._read_pane()
+        self._pane_timer = self.set_timer(PANE_EVERY, self._pane_rested)
+
+    def _pane_rested(self) -> None:
+        self._pane_timer = None
+        if self._pane_wanted:
+            self._pane_wanted = False
+            self.load_pane()
+
+    def _read_pane(self) -> None:
+        """Read it in a thread; an error stands in the pane itself."""
         row, pane = self.table.current, self.deck.current
         if row is None:
             self.show_in(pane, [])
             return
+        work = partial(self.pane_lines, pane, row.item)
+        if pane in self.SLOW_PANES:
+            self.show_in(pane, [[("reading; the first time takes some seconds", "dim")]])
+            if self._slow_reads:
+                self._slow_wanted = True  # its end reads for the row that is chosen by then
+                return
+            self._slow_reads = True
+            work = partial(self._read_slowly, work)
         key = (row.key, pane)
 
         def show(build: Build) -> None:
@@ -145,7 +183,18 @@ class DetailScreen(WorkScreen):
                 self.show_in(pane, lambda width: error_lines(error, width))
             return True
 
-        self.in_thread("pane", partial(self.pane_lines, pane, row.item), show, failed)
+        self.in_thread("pane", work, show, failed)
+
+    def _read_slowly(self, work: Callable[[], Build]) -> Build:
+        try:
+            return work()
+        finally:
+            self.post_message(SlowPaneOver())
+
+    def on_slow_pane_over(self) -> None:
+        self._slow_reads, wanted, self._slow_wanted = False, self._slow_wanted, False
+        if wanted and self.deck.current in self.SLOW_PANES:
+            self._read_pane()
 
     def _shown_key(self) -> tuple[str, str] | None:
         row = self.table.current

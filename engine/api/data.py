@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,15 @@ from engine.types.data import (
 
 if TYPE_CHECKING:
     from engine.data.versions import Dataset
+    from engine.service import Service
 
 
 class Data:
-    """The datasets of one state directory."""
+    """The datasets of one state directory.
+
+    What needs the fine-tuning kind runs in a service process, kept for later calls; close this
+    object (or leave the program) and it ends.
+    """
 
     def __init__(self, paths: StatePaths) -> None:
         self._paths = paths
@@ -174,12 +180,21 @@ class Data:
         """Which tokens of ``count`` rows from ``start`` the loss sees: ``{"result": {"rows"}}``."""
         yield from self._finetune("mask", data=ref, **options)
 
-    def _finetune(self, action: str, **params: Any) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def _service(self) -> Service:
         from engine.service import Service
 
+        return Service("finetune", self._paths)
+
+    def close(self) -> None:
+        """End the service process, where one runs."""
+        if "_service" in self.__dict__:
+            self._service.close()
+            del self.__dict__["_service"]
+
+    def _finetune(self, action: str, **params: Any) -> Iterator[dict[str, Any]]:
         given = {name: value for name, value in params.items() if value is not None}
-        with Service("finetune", self._paths) as service:
-            yield from service.call(action, **given)
+        yield from self._service.call(action, **given)
 
     def _open(self, ref: str) -> tuple[Dataset, int]:
         from engine.data.versions import open_dataset

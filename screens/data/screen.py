@@ -46,6 +46,7 @@ class DataScreen(DetailScreen):
         ("report", "Report"),
         ("mask", "Loss mask"),
     )
+    SLOW_PANES = frozenset({"report", "mask"})
 
     def __init__(self) -> None:
         super().__init__()

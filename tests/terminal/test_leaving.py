@@ -111,3 +111,30 @@ def test_exception_in_a_worker_is_a_toast(root: Path, tmp_path: Path) -> None:
         session.press("\x11")
         assert session.end() == 0
         assert session.restored
+
+
+_SLOW = """
+import sys, time
+from modelops_tui.launch import launch
+from screens.jobs.screen import JobsScreen
+
+def start(self):
+    self.in_thread("slow", lambda: time.sleep(600))
+    self.say("a thread reads")
+
+JobsScreen.action_active_only = start
+sys.exit(launch())
+"""
+
+
+def test_quitting_waits_for_no_thread(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(_SLOW)
+    with Session([sys.executable, str(script)], {"MODELOPS_HOME": str(root)}) as session:
+        session.wait_for(READY)
+        mark = session.press("a")
+        session.wait_for("a thread reads", mark)
+        session.press("\x11")
+        assert session.end() == 0
+        assert session.restored
+        assert "jobs go on" in session.text
