@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ LENGTH, BATCH, RANK = 256, 4, 8
 STEPS = int(os.environ.get("BENCH_STEPS", "5"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 THREADS = int(os.environ.get("BENCH_THREADS", "1"))
-CONTESTANTS = ("hand", "ours", "trl", "ours-bf16", "hand-bf16", "padded-rows", "packed-rows")
+CONTESTANTS = (
+    *("hand", "ours", "trl", "ours-bf16", "hand-bf16"),
+    *("house-full", "house-padded", "house-packed"),
+    *("docs-full", "docs-padded", "docs-free", "docs-packed"),
+)
 
 
 class Clock:
@@ -58,6 +63,17 @@ def full_rows(count: int) -> list[list[int]]:
     return [[ids[(i * 61 + j) % len(ids)] for j in range(LENGTH)] for i in range(count)]
 
 
+def paragraph_rows() -> list[list[int]]:
+    """Rows of natural, different lengths: every paragraph of the bundled documents."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    folder = Path(__file__).parents[1] / "assets" / "data" / "docs"
+    texts = [t for file in sorted(folder.glob("*.md")) for t in file.read_text().split("\n\n")]
+    rows = [tokenizer(t)["input_ids"] for t in texts if t.strip()]
+    return [row[:LENGTH] for row in rows if len(row) > 1]
+
+
 def peft_model(dtype: Any) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -90,8 +106,16 @@ def hand(bf16: bool) -> dict[str, float]:
     return result(clock, STEPS * BATCH * LENGTH, losses[-1])
 
 
-def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
-    """Our trainer on the same rows, or on the bundled short rows, padded or packed."""
+def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, float]:
+    """Our trainer, set up as a run does, on the same rows or on short ones.
+
+    Args:
+        bf16: autocast.
+        rows: ``blocks`` (of ``LENGTH`` tokens), ``house`` (the bundled conversations) or ``docs``
+            (the bundled documents' paragraphs).
+        layout: ``full`` (padded to ``LENGTH``, as some trainers do), ``padded`` (to the longest
+            of the batch), ``free`` (padding-free) or ``packed``.
+    """
     import tempfile
 
     import numpy as np
@@ -100,11 +124,13 @@ def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
     from engine.paths import StatePaths
     from engine.worker.context import StepContext
     from recipes.finetune.arguments import training_arguments
-    from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
+    from recipes.finetune.batches import PaddedBatch, RowDataset
     from recipes.finetune.building import build_model
+    from recipes.finetune.memory import keep_freed_memory
     from recipes.finetune.rows import TokenRow, pack
     from recipes.finetune.schema import FinetuneSpec
     from recipes.finetune.session import open_session
+    from recipes.finetune.supervised import choose_batch
     from recipes.finetune.trainer import supervised_trainer
     from recipes.finetune.watching import Watch
 
@@ -117,6 +143,20 @@ def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
         def wants_save(self, step: int) -> bool:
             return False
 
+    class Padded(PaddedBatch):
+        """To ``LENGTH``, whatever the rows."""
+
+        def __call__(self, items: Any) -> dict[str, Any]:
+            import torch
+
+            batch = super().__call__(items)
+            more = LENGTH - batch["input_ids"].shape[1]
+            fill = {"input_ids": 0, "labels": -100, "attention_mask": 0}
+            return {
+                key: torch.nn.functional.pad(value, (0, more), value=fill[key])
+                for key, value in batch.items()
+            }
+
     spec = FinetuneSpec.model_validate(
         {
             "base": "smollm2-135m-instruct",
@@ -127,12 +167,15 @@ def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
                 "lr": 1e-4,
                 "max_steps": STEPS + 1,
                 "schedule": "constant",
-                "packing": rows == "packed",
+                "packing": layout == "packed",
+                "padding_free": layout == "free",
                 "precision": "bf16" if bf16 else "fp32",
             },
         }
     )
-    clock, seen = Clock(), []
+    keep_freed_memory()
+    clock = Clock()
+    seen: list[int] = []
     paths = StatePaths.default().ensure()
     paths.run_dir("bench").mkdir(parents=True, exist_ok=True)
     ctx = StepContext(
@@ -141,20 +184,19 @@ def ours(bf16: bool, rows: str = "full") -> dict[str, float]:
         threads=THREADS, device="cpu",
     )  # fmt: skip
     session = open_session(ctx, spec)
-    packs = None
-    if rows == "full":
-        kept = [
-            TokenRow(np.array(r, np.int32), np.ones(LENGTH, bool))
-            for r in full_rows(BATCH * (STEPS + 1))
-        ]
-    else:
+    if rows == "house":
         from recipes.finetune.rows import prepare
 
         kept = prepare(spec, session.encoder, paths, LENGTH).train
-        packs = pack(kept, LENGTH) if rows == "packed" else None
+    else:
+        found = paragraph_rows() if rows == "docs" else full_rows(BATCH * (STEPS + 1))
+        kept = [TokenRow(np.array(r, np.int32), np.ones(len(r), bool)) for r in found]
+    packs = pack(kept, LENGTH) if layout == "packed" else None
     model = build_model(spec, session.location, session.precision, "cpu", paths)
     args = TrainingArguments(**training_arguments(ctx, spec, STEPS + 1, BATCH))
-    collate = PackedBatch(0) if packs else PaddedBatch(0)
+    collate = choose_batch(spec, model, 0)
+    if layout == "full":
+        collate = Padded(0)
     watch = Marked(ctx, spec, "", STEPS + 1)
     supervised_trainer(
         model, args, RowDataset(kept, packs), collate, watch, session.precision
@@ -210,15 +252,17 @@ def contestant(name: str) -> dict[str, float]:
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    return {
+    rows, _, layout = name.partition("-")
+    if rows in ("house", "docs"):
+        return ours(True, rows, layout)
+    ways: dict[str, Callable[[], dict[str, float]]] = {
         "hand": lambda: hand(False),
         "hand-bf16": lambda: hand(True),
         "ours": lambda: ours(False),
         "ours-bf16": lambda: ours(True),
         "trl": trl,
-        "padded-rows": lambda: ours(True, "padded"),
-        "packed-rows": lambda: ours(True, "packed"),
-    }[name]()
+    }
+    return ways[name]()
 
 
 def child(name: str) -> dict[str, float]:
@@ -237,7 +281,8 @@ def child(name: str) -> dict[str, float]:
     )
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def main() -> int:
@@ -262,13 +307,19 @@ def main() -> int:
             f"| {name} | {rate[name]:.1f} | {min(rates):.1f} to {max(rates):.1f} "
             f"| {peak:.0f} | {rows[0]['loss']:.4f} |"
         )
-    print()
+    if "ours" in runs and "trl" in runs:
+        peaks = [statistics.median(r["peak"] for r in runs[n]) for n in ("ours", "trl")]
+        print(f"\n- peak memory, ours / trl: {peaks[0] / peaks[1]:.2f} (bar 1.05)")
     for first, second, bar in (
         ("ours", "hand", 0.98),
         ("ours", "trl", 1.2),
         ("ours-bf16", "ours", 1.4),
         ("ours-bf16", "hand-bf16", 0.98),
-        ("packed-rows", "padded-rows", 1.8),
+        ("house-packed", "house-padded", 1.8),
+        ("house-packed", "house-full", 1.8),
+        ("docs-free", "docs-padded", 1.0),
+        ("docs-packed", "docs-padded", 1.8),
+        ("docs-packed", "docs-full", 1.8),
     ):
         if first in rate and second in rate:
             ratio = rate[first] / rate[second]

@@ -1,4 +1,4 @@
-"""Batches for the trainer: padded rows, or packed sequences that attend to their own row only."""
+"""Batches for the trainer: padded rows, or rows in a line that attend to themselves only."""
 
 from __future__ import annotations
 
@@ -61,6 +61,42 @@ class PaddedBatch:
             trained = torch.from_numpy(row.trained)
             labels[i, :length] = torch.where(trained, tokens, IGNORED)
         return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """Collates all rows of a batch one behind the other into one sequence without padding.
+
+    For packed sequences and for padding-free batches. Positions restart with every row, and
+    ``cu_seq_lens_q`` holds the borders for ``recipes.finetune.attention``. The first token of a row
+    is never a label: it would be predicted from the row before it. Shapes are (1, tokens).
+
+    Args:
+        flash: borders as flash attention takes them (int32 tensors, for queries and keys).
+    """
+
+    flash: bool = False
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        rows = [row for item in items for row in item["rows"]]
+        ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
+        trained = np.concatenate([row.trained for row in rows])
+        lengths = np.array([len(row) for row in rows])
+        borders = np.concatenate([[0], np.cumsum(lengths)])
+        trained[borders[:-1]] = False
+        batch: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids)[None],
+            "labels": torch.from_numpy(np.where(trained, ids, IGNORED))[None],
+            "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+            "cu_seq_lens_q": torch.from_numpy(borders.astype(np.int32)),
+        }
+        if self.flash:
+            batch["cu_seq_lens_k"] = batch["cu_seq_lens_q"]
+            batch["max_length_q"] = batch["max_length_k"] = int(lengths.max())
+        return batch
 
 
 @dataclass(frozen=True)

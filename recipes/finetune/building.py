@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from typing import Any
 
-from engine.errors import BadInput
+from engine.errors import BadInput, MissingPart
 from engine.models import ModelLocation
 from engine.paths import StatePaths
+from recipes.finetune.attention import choose_attention
+from recipes.finetune.fused import fuse_adapters, fuse_gated_products
 from recipes.finetune.schema import ADAPTER_METHODS, FinetuneSpec
 from recipes.loading import Precision, load_causal_lm
 from recipes.loading.quiet import quiet_libraries
@@ -40,6 +43,7 @@ def build_model(
         device,
         paths=paths,
         quantization=_four_bit(precision) if spec.train.method == "qlora" else None,
+        attention=choose_attention(spec.train.attention, lays_flat(spec), device),
     )
     # unpacking a packaged base draws random numbers, a base unpacked before does not: without this
     # the first run on a machine would begin with other adapters than every later one
@@ -47,9 +51,53 @@ def build_model(
     model.config.use_cache = False
     if spec.train.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if adapters:
-        return with_adapters(model, spec, precision)
-    return model.float()
+    if spec.train.kernels == "liger":
+        apply_liger(model, device)
+    model = with_adapters(model, spec, precision) if adapters else model.float()
+    if spec.train.kernels == "auto" and not spec.train.compile:
+        # torch.compile fuses by itself
+        fuse_gated_products(model)
+        if adapters:
+            fuse_adapters(model)
+    return model
+
+
+def lays_flat(spec: FinetuneSpec) -> bool:
+    """Whether the recipe's batches are rows one behind the other."""
+    return spec.train.packing or spec.train.padding_free
+
+
+def apply_liger(model: Any, device: str) -> None:
+    """Put Liger's Triton kernels (norms, rotary embedding, gated product) into ``model``.
+
+    The loss stays ours: it is chunked as Liger's is, for learned tokens only.
+
+    Raises:
+        BadInput: on a CPU, or the model is of a kind Liger does not know.
+        MissingPart: Liger is not installed.
+    """
+    if device == "cpu":
+        raise BadInput(
+            "Liger kernels need a GPU",
+            why="they are written in Triton; this run is on the CPU",
+            hint='leave train.kernels at "auto": our own fused steps run everywhere',
+        )
+    try:
+        liger = import_module("liger_kernel.transformers.monkey_patch")
+    except ImportError as error:
+        raise MissingPart(
+            "Liger kernels are not installed",
+            why=str(error),
+            hint='pip install liger-kernel, or set train.kernels = "auto"',
+        ) from error
+    if model.config.model_type not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise BadInput(
+            f"Liger has no kernels for {model.config.model_type!r} models",
+            hint='set train.kernels = "auto"',
+        )
+    liger._apply_liger_kernel_to_instance(
+        model, cross_entropy=False, fused_linear_cross_entropy=False
+    )
 
 
 def with_adapters(model: Any, spec: FinetuneSpec, precision: Precision) -> Any:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from recipes.finetune.attention import NAME
 from recipes.finetune.batches import IGNORED
+from recipes.finetune.fused import linear_cross_entropy
 
 #: Architectures whose logits are exactly ``lm_head(last hidden state)``: no scaling, no soft cap.
 PLAIN_HEADS = frozenset(
@@ -32,25 +34,38 @@ def can_select(model: Any) -> bool:
     )
 
 
-def selective_loss(model: Any, inputs: dict[str, Any], items: Any = None) -> Any:
+def selective_loss(
+    model: Any, inputs: dict[str, Any], items: Any = None, fused: bool = True
+) -> Any:
     """Cross entropy over the learned tokens.
 
     Args:
         model: a causal language model, with or without adapters.
         inputs: ``input_ids`` and ``labels`` of shape (batch, length), and what else the decoder
-            takes (``attention_mask`` or ``position_ids``).
+            takes (``attention_mask`` or ``position_ids`` and the rows' borders).
         items: number of learned tokens of the whole optimizer step (None: of this batch).
+        fused: compute the loss in chunks of tokens (see ``recipes.finetune.fused``).
 
     Returns:
         The summed loss divided by ``items``: a scalar tensor in fp32.
     """
-    import torch
-
     inner = inner_model(model)
     targets = inputs["labels"][:, 1:]
     chosen = targets != IGNORED
-    passed = {key: value for key, value in inputs.items() if key != "labels"}
+    # rows are padded on the right and attention is causal: no learned token ever sees padding, and
+    # without a mask torch takes its causal kernel
+    passed = {k: v for k, v in inputs.items() if k not in ("labels", "attention_mask")}
+    if "cu_seq_lens_q" in passed and inner.config._attn_implementation == NAME:
+        # four dimensions: transformers hands it on as it is, and row_attention never looks at it
+        passed["attention_mask"] = passed["input_ids"].new_zeros((1, 1, 1, 1))
     hidden = inner.model(**passed, use_cache=False).last_hidden_state
-    logits = inner.get_output_embeddings()(hidden[:, :-1][chosen])
-    total = torch.nn.functional.cross_entropy(logits.float(), targets[chosen], reduction="sum")
+    learned, wanted = hidden[:, :-1][chosen], targets[chosen]
+    head = inner.get_output_embeddings()
+    if fused and head.bias is None:
+        total = linear_cross_entropy(learned, head.weight, wanted)
+    else:
+        import torch
+
+        logits = head(learned).float()
+        total = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
     return total / (chosen.sum() if items is None else items)

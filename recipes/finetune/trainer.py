@@ -125,6 +125,7 @@ def supervised_trainer(
     from transformers import Trainer
 
     selecting = can_select(model) and args.label_smoothing_factor == 0 and args.n_gpu <= 1
+    fused = watch.spec.train.kernels != "plain" and not watch.spec.train.compile
     device_type = "cpu" if args.device.type == "cpu" else args.device.type
     autocast = getattr(torch, precision.autocast) if precision.autocast else None
 
@@ -139,7 +140,7 @@ def supervised_trainer(
             context = torch.autocast(device_type, dtype=autocast) if autocast else nullcontext()
             with context:
                 if selecting:
-                    return selective_loss(model, inputs, num_items_in_batch)
+                    return selective_loss(model, inputs, num_items_in_batch, fused)
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
