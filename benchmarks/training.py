@@ -106,6 +106,23 @@ def hand(bf16: bool) -> dict[str, float]:
     return result(clock, STEPS * BATCH * LENGTH, losses[-1])
 
 
+def filled(collate: Any) -> Any:
+    """``collate`` with every batch padded to ``LENGTH``, whatever its rows."""
+    import torch
+
+    fill = {"input_ids": 0, "labels": -100, "attention_mask": 0}
+
+    def to_length(items: Any) -> dict[str, Any]:
+        batch = collate(items)
+        more = LENGTH - batch["input_ids"].shape[1]
+        return {
+            key: torch.nn.functional.pad(value, (0, more), value=fill[key])
+            for key, value in batch.items()
+        }
+
+    return to_length
+
+
 def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, float]:
     """Our trainer, set up as a run does, on the same rows or on short ones.
 
@@ -124,10 +141,10 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     from engine.paths import StatePaths
     from engine.worker.context import StepContext
     from recipes.finetune.arguments import training_arguments
-    from recipes.finetune.batches import PaddedBatch, RowDataset
+    from recipes.finetune.batches import RowDataset
     from recipes.finetune.building import build_model
     from recipes.finetune.memory import keep_freed_memory
-    from recipes.finetune.rows import TokenRow, pack
+    from recipes.finetune.rows import TokenRow, pack, prepare
     from recipes.finetune.schema import FinetuneSpec
     from recipes.finetune.session import open_session
     from recipes.finetune.supervised import choose_batch
@@ -142,20 +159,6 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
 
         def wants_save(self, step: int) -> bool:
             return False
-
-    class Padded(PaddedBatch):
-        """To ``LENGTH``, whatever the rows."""
-
-        def __call__(self, items: Any) -> dict[str, Any]:
-            import torch
-
-            batch = super().__call__(items)
-            more = LENGTH - batch["input_ids"].shape[1]
-            fill = {"input_ids": 0, "labels": -100, "attention_mask": 0}
-            return {
-                key: torch.nn.functional.pad(value, (0, more), value=fill[key])
-                for key, value in batch.items()
-            }
 
     spec = FinetuneSpec.model_validate(
         {
@@ -185,8 +188,6 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     )  # fmt: skip
     session = open_session(ctx, spec)
     if rows == "house":
-        from recipes.finetune.rows import prepare
-
         kept = prepare(spec, session.encoder, paths, LENGTH).train
     else:
         found = paragraph_rows() if rows == "docs" else full_rows(BATCH * (STEPS + 1))
@@ -196,7 +197,7 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     args = TrainingArguments(**training_arguments(ctx, spec, STEPS + 1, BATCH))
     collate = choose_batch(spec, model, 0)
     if layout == "full":
-        collate = Padded(0)
+        collate = filled(collate)
     watch = Marked(ctx, spec, "", STEPS + 1)
     supervised_trainer(
         model, args, RowDataset(kept, packs), collate, watch, session.precision

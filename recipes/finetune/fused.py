@@ -28,10 +28,14 @@ _GATED_BLOCKS = frozenset(
 _functions: dict[str, Any] = {}
 
 
-def _make_functions() -> dict[str, Any]:
-    """The autograd functions; made on first use, because torch is imported then."""
-    if _functions:
-        return _functions
+def _function(name: str) -> Any:
+    """An autograd function by name; made on first use, because torch is imported then."""
+    if name not in _functions:
+        _functions[name] = {"lora": _lora, "loss": _loss, "gated": _gated}[name]()
+    return _functions[name]
+
+
+def _lora() -> Any:
     import torch
     from torch.autograd import Function
 
@@ -63,6 +67,13 @@ def _make_functions() -> dict[str, Any]:
                 grad_x = (flat_grad @ weight).addmm_(low_grad, a)
                 grad_x = grad_x.view(*grad.shape[:-1], grad_x.shape[-1])
             return grad_x, None, None, grad_a, grad_b, None
+
+    return LoraLinear
+
+
+def _loss() -> Any:
+    import torch
+    from torch.autograd import Function
 
     class LinearCrossEntropy(Function):
         @staticmethod
@@ -109,6 +120,13 @@ def _make_functions() -> dict[str, Any]:
                 found_weight = grad_weight.mul_(grad).to(ctx.weight_type)
             return grad_hidden.mul_(grad.to(grad_hidden.dtype)), found_weight, None
 
+    return LinearCrossEntropy
+
+
+def _gated() -> Any:
+    import torch
+    from torch.autograd import Function
+
     class GatedProduct(Function):
         @staticmethod
         def forward(ctx: Any, gate: Any, up: Any) -> Any:
@@ -123,8 +141,7 @@ def _make_functions() -> dict[str, Any]:
             grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
             return grad_gate, grad_up
 
-    _functions.update(lora=LoraLinear, loss=LinearCrossEntropy, gated=GatedProduct)
-    return _functions
+    return GatedProduct
 
 
 def chunk_tokens(vocabulary: int, device: str = "cpu") -> int:
@@ -143,7 +160,7 @@ def linear_cross_entropy(hidden: Any, weight: Any, targets: Any) -> Any:
     Returns:
         A scalar in fp32; its gradient reaches ``hidden`` and, where it is trained, ``weight``.
     """
-    return _make_functions()["loss"].apply(hidden, weight, targets)
+    return _function("loss").apply(hidden, weight, targets)
 
 
 def fuse_adapters(model: Any) -> int:
@@ -182,7 +199,7 @@ def _fused_forward(module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         return type(module).forward(module, x)
     if x.dtype != base.weight.dtype:
         x = x.to(base.weight.dtype)
-    return _make_functions()["lora"].apply(
+    return _function("lora").apply(
         x,
         base.weight,
         base.bias,
@@ -211,5 +228,5 @@ def fuse_gated_products(model: Any) -> int:
 
 
 def _gated_forward(module: Any, x: Any) -> Any:
-    gated = _make_functions()["gated"].apply(module.gate_proj(x), module.up_proj(x))
+    gated = _function("gated").apply(module.gate_proj(x), module.up_proj(x))
     return module.down_proj(gated)
