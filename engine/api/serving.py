@@ -365,6 +365,9 @@ class Serving:
         if job is not None:
             state = _FROM_JOB.get(job.state, DeploymentState.STARTING)
             reason = job.reason
+            why = str((job.error or {}).get("why") or "")
+            if state is DeploymentState.FAILED and why and why not in reason:
+                reason = f"{reason}: {why}"
             current = status.get("job_id") == job.id and status.get("attempt") == job.attempt
             fresh = time.time() - float(status.get("time", 0)) < _STALE_S
             if job.state is JobState.RUNNING and current and fresh:

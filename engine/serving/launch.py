@@ -63,13 +63,16 @@ class ServingBackend:
 
     ``launch`` is ``"module:function"``, called as ``launch(LaunchRequest) -> Launch`` in the
     worker; it may convert or merge files first. ``check`` is ``"module:function"``, called as
-    ``check(spec, location, paths) -> list[Problem]`` before submit.
+    ``check(spec, location, paths) -> list[Problem]`` before submit. ``memory``, where given, is
+    called as ``memory(spec, location, device) -> dict[str, int]``: bytes by part that its server
+    holds beside the weights; without it those of the llama.cpp server are reckoned with.
     """
 
     name: str
     summary: str
     launch: str
     check: str
+    memory: str = ""
     api_version: int = 1
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
-from engine.errors import BadInput
+from engine.errors import BadInput, ModelOpsError
 from engine.types.serving import ChatMessage, Sampling
 from modelops_tui.cli.output import out
 
@@ -35,11 +35,15 @@ class Side:
 
 def command(
     model: Annotated[str, typer.Argument(help="A deployment, or any model reference.")],
+    question: Annotated[
+        str | None, typer.Argument(help="Ask this and leave; without it, a conversation.")
+    ] = None,
     beside: Annotated[
         str, typer.Option("--beside", help="A second model; answers come one after the other.")
     ] = "",
     message: Annotated[
-        list[str] | None, typer.Option("--message", "-m", help="Ask this and leave.")
+        list[str] | None,
+        typer.Option("--message", "-m", help="Ask this too, then leave; once for each turn."),
     ] = None,
     system: Annotated[str, typer.Option(help="The system prompt.")] = "",
     temperature: Annotated[float, typer.Option(min=0, max=5, help="0: greedy.")] = 0.7,
@@ -50,32 +54,40 @@ def command(
         bool, typer.Option("--show-prompt", help="Show the exact prompt as sent.")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(help="JSONL file for rows (/save, /a, /b; with -m: each answer).")
+        Path | None,
+        typer.Option(help="JSONL file for rows (/save, /a, /b; with a question: the answer)."),
     ] = None,
-    prefer: Annotated[
-        str, typer.Option(help="With -m and --beside: a or b was better; kept in --save.")
+    dataset: Annotated[
+        str, typer.Option(help="Dataset that gets the kept rows as a new, signed version.")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="With -m: JSON lines.")] = False,
+    prefer: Annotated[
+        str, typer.Option(help="With a question and --beside: a or b was better; kept as a pair.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="With a question: JSON lines.")] = False,
 ) -> None:
     """Chat with a model, or with two side by side."""
-    if prefer and (prefer not in ("a", "b") or not beside or save is None):
-        raise BadInput("--prefer a|b needs --beside and --save")
+    asked = ([question] if question else []) + (message or [])
+    if prefer and (prefer not in ("a", "b") or not beside or not asked):
+        raise BadInput("--prefer a|b needs a question and --beside")
+    if prefer and save is None and not dataset:
+        raise BadInput("--prefer needs a place to keep the pair", hint="--save or --dataset")
     sides = [Side("a", model)] + ([Side("b", beside)] if beside else [])
+    keeper = _Keeper(save, dataset)
     talk = _Talk(
-        Workbench(), sides, Sampling(temperature, top_p, max_tokens, seed), system, save, as_json
+        Workbench(), sides, Sampling(temperature, top_p, max_tokens, seed), system, keeper, as_json
     )
     try:
-        if message:
-            for text in message:
-                talk.ask(text, show_prompt=show_prompt)
-                if prefer:
-                    talk.keep_preference(prefer)
-                elif save is not None:
-                    talk.keep_answer()
-            return
-        _loop(talk, show_prompt)
+        for text in asked:
+            talk.ask(text, show_prompt=show_prompt)
+            if prefer:
+                talk.keep_preference(prefer)
+            elif keeper.wanted:
+                talk.keep_answer()
+        if not asked:
+            _loop(talk, show_prompt)
     finally:
         talk.bench.serving.close()
+        keeper.publish(talk.bench)
 
 
 def _loop(talk: _Talk, show_prompt: bool) -> None:
@@ -101,7 +113,11 @@ def _loop(talk: _Talk, show_prompt: bool) -> None:
         elif text.startswith("/"):
             out.say(_HELP)
         elif text:
-            talk.ask(text, show_prompt=show_prompt)
+            try:
+                talk.ask(text, show_prompt=show_prompt)
+            except ModelOpsError as error:
+                # a deployment that restarts or a full context ends the turn, not the conversation
+                out.error(error)
 
 
 class _Talk:
@@ -111,25 +127,32 @@ class _Talk:
         sides: list[Side],
         sampling: Sampling,
         system: str,
-        save: Path | None,
+        keeper: _Keeper,
         as_json: bool,
     ) -> None:
         self.bench = bench
         self.sides = sides
         self._sampling = sampling
         self._system = system
-        self._save = save
+        self._keeper = keeper
         self._json = as_json
 
     def ask(self, text: str, *, show_prompt: bool) -> None:
         """Send one message to every side, and stream the answers."""
         for side in self.sides:
+            before = list(side.turns)
             if not side.turns and self._system:
                 side.turns.append(ChatMessage("system", self._system))
             side.turns.append(ChatMessage("user", text))
             if len(self.sides) > 1 and not self._json:
                 out.line(f"[{side.label}] {side.model}")
-            self._answer(side, show_prompt)
+            try:
+                self._answer(side, show_prompt)
+            except ModelOpsError:
+                # the question may be asked again: it was not answered
+                side.turns[:] = before
+                side.answer = ""
+                raise
 
     def _answer(self, side: Side, show_prompt: bool) -> None:
         for piece in self.bench.serving.chat(side.model, side.turns, self._sampling):
@@ -157,7 +180,7 @@ class _Talk:
         """Append the conversations as chat rows."""
         for side in self.sides:
             if side.answer:
-                self._write({"messages": [turn.to_json() for turn in side.turns]})
+                self._keeper.keep({"messages": [turn.to_json() for turn in side.turns]})
 
     def keep_preference(self, better: str) -> None:
         """Append ``chosen``/``rejected`` for the last question."""
@@ -166,8 +189,11 @@ class _Talk:
             return
         good = self.sides[0] if better == "a" else self.sides[1]
         bad = self.sides[1] if better == "a" else self.sides[0]
+        if good.answer.strip() == bad.answer.strip():
+            out.say("both answers are the same: nothing to prefer, not kept")
+            return
         prompt = [turn.to_json() for turn in good.turns[:-1]]
-        self._write(
+        self._keeper.keep(
             {
                 "prompt": prompt,
                 "chosen": [good.turns[-1].to_json()],
@@ -177,13 +203,49 @@ class _Talk:
         # both go on from the better answer: the next preference has one common prompt
         bad.turns[:] = list(good.turns)
 
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._save is None:
-            out.say("nowhere to save: start with --save FILE.jsonl")
+
+class _Keeper:
+    """Where rows worth keeping go: a JSONL file, a dataset, or both."""
+
+    def __init__(self, file: Path | None, dataset: str) -> None:
+        self._file = file
+        self._dataset = dataset
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether rows are kept without being asked for one by one."""
+        return self._file is not None or bool(self._dataset)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Append a row to the file at once, and remember it for the dataset."""
+        if not self.wanted:
+            out.say("nowhere to save: start with --save FILE.jsonl or --dataset NAME")
             return
-        with open(self._save, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        out.say(f"kept in {self._save}")
+        self._rows.append(row)
+        if self._file is not None:
+            with open(self._file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.say(f"kept in {self._file}")
+
+    def publish(self, bench: Workbench) -> None:
+        """Make a version of the dataset with the kept rows added."""
+        if not self._dataset or not self._rows:
+            return
+        from tempfile import TemporaryDirectory
+
+        known = self._dataset in {view.name for view in bench.data.list()}
+        with TemporaryDirectory() as folder:
+            source = Path(folder) / "chat.jsonl"
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
+            source.write_text("".join(lines), encoding="utf-8")
+            version, _ = bench.data.import_file(
+                source,
+                self._dataset,
+                mode="append" if known else "overwrite",
+                message=f"{len(lines)} rows kept in a chat",
+            )
+        out.say(f"{len(lines)} rows added: {self._dataset}@{version.version}")
 
 
 def _safe(text: str) -> str:

@@ -9,12 +9,30 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import BadInput
-from engine.types.serving import DeploymentView
+from engine.types.serving import DeploymentState, DeploymentView
 from modelops_tui.cli.output import out
+from modelops_tui.cli.wording import size
 
 app = typer.Typer(
     help="Serve models over the OpenAI protocol: start, list, switch, stop.", no_args_is_help=True
 )
+
+#: Who gets memory, in the words the CLI and docs/serve.md use.
+MEMORY_RULE = (
+    "a deployment holds its share until it is stopped or paused, asleep too; any other job starts"
+    " only when its own need fits into what is left, and says who holds the rest"
+)
+_GONE = (DeploymentState.STOPPED, DeploymentState.FAILED, DeploymentState.PAUSED)
+#: Columns of `serve list` beside the names.
+_FIGURES = {
+    "requests_per_s": "req/s",
+    "tokens_per_s": "tok/s",
+    "queued": "queued",
+    "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
+    "memory": "memory",
+    "share": "share",
+}
 
 Name = Annotated[str, typer.Argument(help="The deployment.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
@@ -43,7 +61,11 @@ def start(
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Serve a model. It runs until `serve stop`, whatever happens to this terminal."""
+    """Serve a model. It runs until `serve stop`, whatever happens to this terminal.
+
+    A deployment holds its share of the memory (--memory, else an estimate) until it is stopped or
+    paused; a training job starts only when it fits into what is left.
+    """
     out.choose(as_json=as_json)
     serving = Workbench().serving
     settings: dict[str, Any] = {} if not port else {"port": port}
@@ -71,14 +93,27 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every deployment with its address and figures."""
+    """Every deployment with its address and figures, and the rule by which memory is shared."""
     out.choose(as_json=as_json)
+    views = Workbench().serving.list()
     out.rows(
-        ["name", "state", "ref", "backend", "url", "requests_per_s", "tokens_per_s", "queued"],
-        [asdict(view) for view in Workbench().serving.list()],
-        titles={"requests_per_s": "req/s", "tokens_per_s": "tok/s"},
+        ["name", "state", "ref", "backend", "url", *_FIGURES],
+        [{**asdict(view), **_figures(view)} for view in views],
+        titles=_FIGURES,
         empty="nothing is deployed\nhint: modelops-tui serve start MODEL",
     )
+    held = [view.share_bytes or 0 for view in views if view.state not in _GONE]
+    if held and not as_json:
+        out.say(f"{size(sum(held))} held by {len(held)} deployments; {MEMORY_RULE}")
+
+
+def _figures(view: DeploymentView) -> dict[str, Any]:
+    return {
+        "p50_ms": view.latency_ms.get("p50"),
+        "p95_ms": view.latency_ms.get("p95"),
+        "memory": size(view.memory_bytes) if view.memory_bytes else None,
+        "share": size(view.share_bytes) if view.share_bytes else None,
+    }
 
 
 @app.command()
@@ -153,6 +188,29 @@ def unpin(name: Name, as_json: Json = False) -> None:
     """Follow the stage again."""
     out.choose(as_json=as_json)
     _show(Workbench().serving.pin(name, pinned=False))
+
+
+@app.command()
+def load(
+    name: Name,
+    adapter: Annotated[str, typer.Argument(help="NAME=REF: what clients call it, and which.")],
+    as_json: Json = False,
+) -> None:
+    """Load an adapter into a running deployment (vLLM; llama.cpp takes one at its start)."""
+    out.choose(as_json=as_json)
+    ((label, ref),) = _pairs([adapter]).items()
+    _show(Workbench().serving.load_adapter(name, label, ref))
+
+
+@app.command()
+def unload(
+    name: Name,
+    adapter: Annotated[str, typer.Argument(help="What clients call it.")],
+    as_json: Json = False,
+) -> None:
+    """Unload an adapter from a running deployment."""
+    out.choose(as_json=as_json)
+    _show(Workbench().serving.unload_adapter(name, adapter))
 
 
 @app.command()

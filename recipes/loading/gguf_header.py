@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class GgufHeader:
 
     metadata: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Tensor -> its GGML type, and where in the file its bytes begin."""
 
 
 class _Reader:
@@ -104,13 +106,15 @@ def read_gguf_header(path: Path) -> GgufHeader:
             for _ in range(entries):
                 key = reader.text()
                 metadata[key] = reader.value(reader.scalar(4))
-            shapes = {}
+            shapes, places = {}, {}
             for _ in range(tensors):
                 name = reader.text()
                 sizes = [reader.scalar(10) for _ in range(reader.scalar(4))]
-                reader.at += 12
+                places[name] = (reader.scalar(4), reader.scalar(10))
                 # GGUF lists the fastest dimension first
                 shapes[name] = tuple(reversed(sizes))
+            step = int(metadata.get("general.alignment", 32)) or 32
+            begin = -(-reader.at // step) * step
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise BadInput(f"{path} is no readable GGUF file", why=str(error)) from error
-    return GgufHeader(metadata, shapes)
+    return GgufHeader(metadata, shapes, {n: (t, begin + at) for n, (t, at) in places.items()})

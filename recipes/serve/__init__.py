@@ -32,4 +32,5 @@ VLLM = ServingBackend(
     summary="Hugging Face models, many requests at once; needs `backends install vllm`",
     launch="recipes.serve.vllm:launch",
     check="recipes.serve.vllm:check",
+    memory="recipes.serve.vllm:memory",
 )

@@ -6,13 +6,19 @@ import ipaddress
 import socket
 from pathlib import Path
 
-from engine.errors import ModelOpsError
+from engine.devices.needs import parse_bytes
+from engine.devices.probe import devices
+from engine.errors import ModelOpsError, Refused
 from engine.kinds import load_function
 from engine.models import ModelLocation, resolve_model
 from engine.plugins import extensions
+from engine.queue.schedule import gib
 from engine.recipe.check import CheckContext, Problem
 from engine.serving import records
 from engine.serving.ports import port_problem
+from engine.types.system import EstimateContext
+from recipes.serve.estimate import estimate
+from recipes.serve.kinship import require_kin
 from recipes.serve.schema import ServeSpec
 
 
@@ -26,7 +32,7 @@ def check(spec: ServeSpec, context: CheckContext) -> list[Problem]:
         except ModelOpsError as error:
             problems.append(Problem(("model",), str(error), error.hint))
     if location is not None:
-        problems += _adapters(spec, location, context)
+        problems += [*_adapters(spec, location, context), *_room(spec, context)]
     try:
         backend = extensions("serving backend").get(spec.backend)
         problems += load_function(backend.check)(spec, location, context.paths)
@@ -82,6 +88,35 @@ def _name(spec: ServeSpec, context: CheckContext) -> list[Problem]:
     return []
 
 
+def _room(spec: ServeSpec, context: CheckContext) -> list[Problem]:
+    """A deployment that no device of this machine could ever hold would wait for good."""
+    device = spec.resources.device
+    declared = spec.resources.memory
+    if declared == "auto":
+        try:
+            need = estimate(spec, EstimateContext(context.paths, device)).memory_bytes
+        except ModelOpsError:
+            # the model's own problem is told by its backend's check
+            return []
+    else:
+        need = parse_bytes(declared)
+    found = devices()
+    on_gpu = [d for d in found if d.lane.startswith("gpu-")]
+    usable = found if device not in ("auto", "cpu") else on_gpu or found
+    if device == "cpu":
+        usable = [d for d in found if not d.lane.startswith("gpu-")]
+    largest = max((d.memory_total for d in usable), default=0)
+    if not largest or need <= largest:
+        return []
+    return [
+        Problem(
+            ("resources", "memory"),
+            f"the model does not fit: it needs {gib(need)}, the largest device has {gib(largest)}",
+            "a smaller quantization, a shorter context, or a smaller model",
+        )
+    ]
+
+
 def _adapters(spec: ServeSpec, location: ModelLocation, context: CheckContext) -> list[Problem]:
     problems = []
     for name, ref in spec.adapters.items():
@@ -93,27 +128,35 @@ def _adapters(spec: ServeSpec, location: ModelLocation, context: CheckContext) -
         except ModelOpsError as error:
             problems.append(Problem(("adapters", name), str(error), error.hint))
             continue
-        if adapter.base is None:
-            problems.append(
-                Problem(("adapters", name), f"{ref!r} is a whole model, not an adapter")
-            )
-        elif not _same_base(adapter.base, location):
-            problems.append(
-                Problem(
-                    ("adapters", name),
-                    f"{ref!r} was trained on {adapter.base.name!r}, not on {location.name!r}",
-                    "serve it over its own base",
-                )
-            )
+        try:
+            require_same_base(adapter, location)
+        except ModelOpsError as error:
+            problems.append(Problem(("adapters", name), str(error), error.hint))
     return problems
 
 
-def _same_base(base: ModelLocation, location: ModelLocation) -> bool:
-    """Whether an adapter's base can be what is served.
+def require_same_base(adapter: ModelLocation, location: ModelLocation) -> None:
+    """Refuse an adapter that can't go on ``location``.
 
-    Known by artifact or path; a quantized form of the base is another artifact, so a different one
-    is told apart by its shapes when the adapter is put on.
+    Artifacts and folders are told apart by their identity. A GGUF is another file than the base it
+    was made from: those are told apart by their embeddings, and by shapes when put together.
+
+    Raises:
+        Refused: it is a whole model, or was trained on another base.
     """
+    base = adapter.base
+    if base is None:
+        raise Refused(f"{adapter.name!r} is a whole model, not an adapter")
+    if location.kind == "gguf":
+        require_kin(adapter, location.path)
+        return
+    if base.kind == "gguf":
+        return
+    same = base.path == location.path
     if base.manifest and location.manifest:
-        return base.manifest == location.manifest or location.kind == "gguf"
-    return base.path == location.path or location.kind == "gguf" or base.kind == "gguf"
+        same = base.manifest == location.manifest
+    if not same:
+        raise Refused(
+            f"{adapter.name!r} was trained on {base.name!r}, not on {location.name!r}",
+            hint="serve it over its own base",
+        )

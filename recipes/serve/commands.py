@@ -9,6 +9,7 @@ from engine.errors import Conflict, NotFound
 from engine.serving import records
 from engine.serving.front import Command
 from engine.serving.upstream import UpstreamGone
+from recipes.serve.check import require_same_base
 
 if TYPE_CHECKING:
     from recipes.serve.run import Deployment
@@ -76,10 +77,18 @@ class Commands:
 
         deployment = self._deployment
         name = records.check_name(str(params["name"]))
-        location = await asyncio.to_thread(resolve_model, str(params["ref"]), deployment.ctx.paths)
+        ref, paths = str(params["ref"]), deployment.ctx.paths
+        if name in deployment.adapters or name == deployment.name:
+            raise Conflict(
+                f"the name {name!r} is taken here",
+                hint=f"unload it first, or name the adapter otherwise: {name}-2={ref}",
+            )
+        location = await asyncio.to_thread(resolve_model, ref, paths)
+        model = await asyncio.to_thread(resolve_model, deployment.host.version.model, paths)
+        await asyncio.to_thread(require_same_base, location, model)
         body = {"lora_name": name, "lora_path": str(location.path)}
         await self._ask("/v1/load_lora_adapter", body)
-        deployment.adapters[name] = str(params["ref"])
+        deployment.keep_adapters({**deployment.adapters, name: ref})
         return {"adapters": list(deployment.adapters)}
 
     async def unload(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,8 @@ class Commands:
         if name not in self._deployment.adapters:
             raise NotFound(f"there is no adapter {name!r} here")
         await self._ask("/v1/unload_lora_adapter", {"lora_name": name})
-        del self._deployment.adapters[name]
+        left = {key: ref for key, ref in self._deployment.adapters.items() if key != name}
+        self._deployment.keep_adapters(left)
         return {"adapters": list(self._deployment.adapters)}
 
     async def _ask(self, path: str, body: dict[str, Any]) -> None:

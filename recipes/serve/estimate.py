@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelOpsError
+from engine.kinds import load_function
 from engine.models import ModelLocation, model_config, resolve_model
+from engine.plugins import extensions
 from engine.types.system import Estimate, EstimateContext
 from recipes.serve.schema import ServeSpec
 
@@ -30,17 +32,21 @@ def estimate(spec: ServeSpec, context: EstimateContext) -> Estimate:
             weights += weight_bytes(resolve_model(ref, context.paths), alone=True)
         except ModelOpsError:
             continue
-    shape = model_shape(location)
-    cache = 2 * shape["layers"] * shape["kv_width"] * spec.context * _CACHE_BYTES
-    compute = 4 * shape["vocabulary"] * min(spec.context, 512)
-    parts = {
-        "weights": weights,
-        "key-value cache": cache,
-        "compute buffers": compute,
-        "server": _FRONT + _SERVER,
-    }
+    backend = extensions("serving backend").get(spec.backend)
+    beside = load_function(backend.memory) if backend.memory else llama_memory
+    parts = {"weights": weights, **beside(spec, location, context.device), "front": _FRONT}
     notes = ("a switch to another version needs this twice for a moment",)
     return Estimate(sum(parts.values()), parts=parts, notes=notes)
+
+
+def llama_memory(spec: ServeSpec, location: ModelLocation, _device: str) -> dict[str, int]:
+    """Bytes that the llama.cpp server holds beside the weights."""
+    shape = model_shape(location)
+    return {
+        "key-value cache": 2 * shape["layers"] * shape["kv_width"] * spec.context * _CACHE_BYTES,
+        "compute buffers": 4 * shape["vocabulary"] * min(spec.context, 512),
+        "server": _SERVER,
+    }
 
 
 def weight_bytes(location: ModelLocation, *, alone: bool = False) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import BadInput, Refused
 from engine.models import ModelLocation, read_json
 from engine.paths import StatePaths
+from recipes.serve.kinship import require_kin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +44,13 @@ def lora_gguf(adapter: ModelLocation, base: Path, paths: StatePaths) -> Path:
         BadInput: its files are damaged.
     """
     config = read_json(adapter.path / "adapter_config.json")
-    _refuse_others(adapter, config)
+    refuse_others(adapter, config)
     weights = adapter.path / "adapter_model.safetensors"
     with open(weights, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update((adapter.path / "adapter_config.json").read_bytes())
     digest.update(str(base).encode())
+    require_kin(adapter, base)
     target = paths.cache / "gguf" / f"lora-{digest.hexdigest()[:24]}.gguf"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,12 @@ def lora_gguf(adapter: ModelLocation, base: Path, paths: StatePaths) -> Path:
     return target
 
 
-def _refuse_others(adapter: ModelLocation, config: dict[str, Any]) -> None:
+def refuse_others(adapter: ModelLocation, config: dict[str, Any]) -> None:
+    """Refuse an adapter that llama.cpp can't apply.
+
+    Raises:
+        Refused: it is no plain LoRA, with what it uses beyond one.
+    """
     if str(config.get("peft_type", "LORA")).upper() != "LORA":
         raise Refused(
             f"{adapter.name!r} is a {config.get('peft_type')} adapter",
@@ -88,7 +96,7 @@ def _write(
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(number, blocks)
     change = _row_change(arch, header.metadata)
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     writer = gguf.GGUFWriter(partial, arch)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")

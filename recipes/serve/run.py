@@ -45,12 +45,14 @@ def run(ctx: StepContext) -> StepResult:
         ModelOpsError: the model can't be verified, found or started.
         Stopped: a stop was asked for.
     """
+    import uvloop
+
     spec: ServeSpec = ctx.params  # type: ignore[assignment]
     record = ensure_record(ctx, spec)
     with records.locked(ctx.paths, record.name, "serving.lock", wait=False):
         deployment = Deployment(ctx, spec, record)
         try:
-            asyncio.run(deployment.serve())
+            uvloop.run(deployment.serve())
         finally:
             deployment.picture(DeploymentState.STOPPED)
     ctx.raise_stopped()
@@ -104,7 +106,8 @@ class Deployment:
         self.record = records.change(
             ctx.paths, self.name, lambda old: replace(old, port=port, job_id=ctx.job_id)
         )
-        self.adapters: dict[str, str] = dict(spec.adapters)
+        # of the record: what was loaded or unloaded live outlives a killed worker
+        self.adapters: dict[str, str] = dict(record.adapters)
         version = record.current or self.version_of(spec.model)
         self.host = Host(
             HostSettings(
@@ -159,6 +162,14 @@ class Deployment:
         launch: Launch = load_function(self._backend.launch)(request)
         self.ctx.note(f"starting {version.name} (verified in {time.monotonic() - began:.2f} s)")
         return launch
+
+    def keep_adapters(self, adapters: dict[str, str]) -> None:
+        """Adapters were loaded or unloaded live: write it down."""
+        self.adapters = adapters
+        self.record = records.change(
+            self.ctx.paths, self.name, lambda old: replace(old, adapters=adapters)
+        )
+        self.picture()
 
     def _adapter(self, ref: str) -> ModelLocation:
         return resolve_model(ref, self.ctx.paths)
@@ -324,6 +335,8 @@ class Deployment:
 def _web_server(front: Front, spec: ServeSpec) -> Any:
     import uvicorn
 
+    from engine.serving.protocol import HttpProtocol
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -339,7 +352,7 @@ def _web_server(front: Front, spec: ServeSpec) -> Any:
     return Server(
         uvicorn.Config(
             front,
-            http="h11",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -348,7 +361,6 @@ def _web_server(front: Front, spec: ServeSpec) -> Any:
             date_header=False,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=5,
-            h11_max_incomplete_event_size=64 << 10,
             **tls,
         )
     )

@@ -79,6 +79,10 @@ _PARALLEL_GPU, _PARALLEL_CPU = 64, 8
 _START_S = 600.0
 #: Resident size of the server's processes on the CPU beside weights and cache (measured: 2.2 GB).
 _CPU_OVERHEAD = 9 << 28
+#: On a GPU: CUDA context, kernels' workspace and captured graphs (assumed; never measured here).
+_GPU_OVERHEAD = 2 << 30
+#: Whole conversations its cache holds on a GPU where no share is declared.
+_CONVERSATIONS = 8
 _SMALLEST_CACHE = 64 << 20
 
 
@@ -253,25 +257,41 @@ def _rank(adapters: Iterable[ModelLocation]) -> int:
     return fitting[0]
 
 
+def memory(spec: ServeSpec, location: ModelLocation, device: str) -> dict[str, int]:
+    """Bytes that vLLM holds beside the weights (for the estimate where no share is declared)."""
+    if device == "auto":
+        device = device_of(spec.resources.device)
+    return needs(location, spec.context, device)
+
+
+def needs(location: ModelLocation, context: int, device: str) -> dict[str, int]:
+    """Key-value cache and processes of vLLM for conversations of ``context`` tokens, in bytes."""
+    shape = model_shape(location)
+    tokens = shape["layers"] * shape["kv_width"] * context
+    if device == "cpu":
+        # keys and values of the whole context, twice (4 bytes: it may compute in float32)
+        cache, server = 2 * 2 * tokens * 4, _CPU_OVERHEAD
+    else:
+        cache, server = 2 * _CONVERSATIONS * tokens * 2, _GPU_OVERHEAD
+    return {"key-value cache": max(_SMALLEST_CACHE, cache), "server": server}
+
+
 def _memory(request: LaunchRequest) -> list[str]:
-    """The declared share as vLLM's own limits; without one, its smallest sensible cache."""
+    """The declared share as vLLM's own limits; without one, what the estimate reckoned with."""
     weights = weight_bytes(request.location)
+    parts = needs(request.location, request.context, request.device)
+    least = weights + parts["server"] + _SMALLEST_CACHE
     share = request.share_bytes
-    if request.device == "cuda":
+    if share is not None and share <= least:
+        raise _too_small(share, least)
+    if request.device != "cpu":
         total = max((card.memory_total for card in gpus()), default=0)
-        if share is None or not total:
+        if not total:
             return []
-        if share <= weights:
-            raise _too_small(share, weights)
+        # its own default is nine tenths of the card, whoever else works there
+        share = share if share is not None else weights + sum(parts.values())
         return ["--gpu-memory-utilization", f"{min(0.95, share / total):.3f}"]
-    shape = model_shape(request.location)
-    # keys and values of the whole context, twice (4 bytes: it may compute in float32)
-    wanted = 2 * 2 * shape["layers"] * shape["kv_width"] * request.context * 4
-    cache = max(_SMALLEST_CACHE, wanted)
-    if share is not None:
-        if share <= weights + _CPU_OVERHEAD + _SMALLEST_CACHE:
-            raise _too_small(share, weights + _CPU_OVERHEAD + _SMALLEST_CACHE)
-        cache = share - weights - _CPU_OVERHEAD
+    cache = parts["key-value cache"] if share is None else share - weights - parts["server"]
     # compiled graphs cost minutes and a compiler here, and win little on a CPU
     return ["--kv-cache-memory-bytes", str(cache), "--enforce-eager"]
 

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from engine.errors import BadInput, Conflict, ModelOpsError
 from engine.types.serving import ChatMessage, DeploymentState, Sampling
 from modelops_tui import Workstation
-from recipes.gguf.convert import convert
-from tests.support.tiny_model import build_tiny_model
+from tests.recipes.serve.asking import QUESTION as ask
+from tests.recipes.serve.asking import post
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def ggufs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two different tiny models in GGUF form."""
-    home = tmp_path_factory.mktemp("gguf")
-    made = []
-    for seed in (0, 1):
-        folder = build_tiny_model(home / f"m{seed}", seed)
-        made.append(home / f"m{seed}.gguf")
-        convert(folder, made[-1])
-    return made[0], made[1]
-
-
-@pytest.fixture
-def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workstation]:
-    monkeypatch.setenv("MODELOPS_HOME", str(tmp_path / "s"))
-    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
-    with Workstation(tmp_path / "s") as made:
-        yield made
-        for view in made.serving.list():
-            try:
-                made.serving.stop(view.name, wait_s=30)
-            except Conflict:
-                continue
-        made.system.stop_engine()
-
-
-def post(station: Workstation, name: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    view = station.serving.get(name)
-    connection = http.client.HTTPConnection(urlsplit(view.url).netloc, timeout=60)
-    headers = {"Authorization": f"Bearer {station.serving.key(name)}"}
-    connection.request("POST", "/v1/completions", json.dumps(body), headers)
-    answer = connection.getresponse()
-    value = json.loads(answer.read())
-    connection.close()
-    return answer.status, value
 
 
 def alive(pid: int) -> bool:
@@ -77,8 +35,6 @@ def test_start_ask_kill_sleep_switch_roll_back_stop(
     with pytest.raises(Conflict, match="exists and runs"):
         station.serving.start(first, name="tiny")
 
-    # hot and seeded: two random models part at once, and each repeats itself
-    ask = {"prompt": "the license", "max_tokens": 8, "temperature": 2.0, "seed": 7}
     status, before = post(station, "tiny", ask)
     assert status == 200
     pieces = list(

@@ -14,7 +14,9 @@ from engine.models import ModelLocation
 from engine.paths import StatePaths
 from engine.plugins import extensions
 from engine.serving.launch import LaunchRequest
+from engine.types.system import EstimateContext
 from recipes.serve import vllm
+from recipes.serve.estimate import estimate
 from recipes.serve.schema import ServeSpec
 
 CONFIG = {
@@ -136,6 +138,31 @@ def test_the_declared_share_becomes_its_limit(
     assert argv[0] == str(store.python(spec))
     assert after(argv, "--gpu-memory-utilization") == "0.500"
     assert "--enforce-eager" not in argv
+
+
+def test_the_estimate_knows_what_vllm_needs_beside_the_weights(
+    paths: StatePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = tmp_path / "gpus.json"
+    cards.write_text("[]")
+    monkeypatch.setenv("MODELOPS_FAKE_GPUS", str(cards))
+    base = model(tmp_path / "m")
+
+    def needed(backend: str, device: str = "auto") -> int:
+        spec = ServeSpec(model=str(base.path), backend=backend)
+        return estimate(spec, EstimateContext(paths, device)).memory_bytes
+
+    assert needed("vllm") > needed("llama.cpp") + (2 << 30)
+    # on a GPU without a declared share, it is held to what the engine was told
+    card = {"uuid": "GPU-1", "name": "T", "total": 24 << 30, "free": 24 << 30}
+    cards.write_text(json.dumps([card]))
+    store, spec = BackendStore(paths), find("vllm")
+    store.python(spec).parent.mkdir(parents=True)
+    store.python(spec).touch()
+    (store.path(spec) / "ready.json").write_text("{}")
+    argv = vllm.launch(request(paths, base, device="cuda")).argv
+    held = float(after(argv, "--gpu-memory-utilization")) * (24 << 30)
+    assert held == pytest.approx(needed("vllm", "gpu"), rel=0.05)
 
 
 def test_a_missing_environment_is_named_with_its_command(

@@ -1,0 +1,95 @@
+"""``serve`` from start to remove, as real commands against a real engine and llama.cpp server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.gguf.convert import convert
+from tests.modelops_tui.front_door import FrontDoor
+from tests.recipes.serve.asking import servers
+
+LIVE = {"requests", "queued", "requests_per_s", "tokens_per_s", "first_byte_ms", "latency_ms"}
+
+
+@pytest.fixture(scope="module")
+def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = tmp_path_factory.mktemp("serve") / "tiny.gguf"
+    convert(tiny_model, made)
+    return str(made)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[FrontDoor]:
+    made = FrontDoor(tmp_path)
+    yield made
+    for row in json.loads(made("serve", "list", "--json").stdout or "[]"):
+        made("serve", "stop", row["name"], timeout=120)
+    made("engine", "stop")
+
+
+def record(door: FrontDoor, *args: str) -> dict[str, Any]:
+    done = door("serve", *args, "--json", timeout=180)
+    assert done.returncode == 0, done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def ask(view: dict[str, Any], key: str) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{view['url']}/chat/completions",
+        json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        value: dict[str, Any] = json.load(answer)
+    return value
+
+
+@pytest.mark.slow
+def test_a_deployment_from_start_to_remove(door: FrontDoor, gguf: str) -> None:
+    started = record(
+        door, "start", gguf, "--threads", "1", "--context", "256", "--memory", "400 MiB"
+    )
+    assert (started["name"], started["state"]) == ("tiny", "ready")
+    key = door("serve", "key", "tiny").stdout.strip()
+    assert ask(started, key)["choices"][0]["message"]["role"] == "assistant"
+    # a deployment is a model name for `chat`
+    said = door("chat", "tiny", "hello", "--max-tokens", "4", "--json", timeout=120)
+    assert json.loads(said.stdout)["model"] == "tiny"
+
+    (row,) = json.loads(door("serve", "list", "--json").stdout)
+    assert set(row) >= LIVE
+    assert row["share_bytes"] == 400 << 20
+    table = door("serve", "list")
+    assert "p95 ms" in table.stdout
+    assert "a deployment holds its share until it is stopped or paused" in table.stderr
+    again = door("serve", "start", gguf)
+    assert again.returncode != 0
+    assert "exists and runs" in again.stderr
+    refused = door("serve", "load", "tiny", f"more={gguf}")
+    assert refused.returncode != 0
+    assert "a whole model, not an adapter" in refused.stderr
+    assert "write --adapter NAME=REF" in door("serve", "load", "tiny", "more").stderr
+    assert "no adapter 'more'" in door("serve", "unload", "tiny", "more").stderr
+    assert "one version only" in door("serve", "rollback", "tiny").stderr
+
+    assert record(door, "pin", "tiny")["pinned"] is True
+    assert record(door, "sleep", "tiny")["state"] == "asleep"
+    assert record(door, "wake", "tiny")["state"] == "ready"
+    assert "runs" in door("serve", "remove", "tiny").stderr
+    assert record(door, "stop", "tiny")["state"] == "stopped"
+    assert not servers(door.folder / "state")
+    assert "does not run" in door("serve", "wake", "tiny").stderr
+    assert door("serve", "logs", "tiny").stdout
+    back = record(door, "restart", "tiny")
+    assert (back["state"], back["url"]) == ("ready", started["url"])
+    assert door("serve", "key", "tiny").stdout.strip() == key
+    record(door, "stop", "tiny")
+    assert door("serve", "remove", "tiny").returncode == 0
+    assert json.loads(door("serve", "list", "--json").stdout) == []
