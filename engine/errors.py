@@ -61,6 +61,12 @@ class NotFound(ModelOpsError):
     exit_status = 3
 
 
+class Outdated(BadInput):
+    """What was accepted by another version of the program can't be run as it was by this one."""
+
+    code = "outdated"
+
+
 class Conflict(ModelOpsError):
     """The state changed under the request, or it can't be done in this state."""
 

@@ -44,13 +44,13 @@ def require_space(paths: StatePaths, extra: int = 0) -> None:
     Raises:
         OutOfSpace: with what is free, what is needed, and what to do.
     """
-    folder = paths.root if paths.root.exists() else _existing(paths.root)
+    folder = paths.root if paths.root.exists() else nearest_existing(paths.root)
     free, needed = free_bytes(folder), floor_bytes() + extra
     if free < needed:
         raise OutOfSpace(
             f"not enough space on the disk of {paths.root}",
             why=f"{free / MIB:.0f} MiB are free, {needed / MIB:.0f} MiB must stay free",
-            hint="`modelops-tui jobs delete` and `modelops-tui models gc` free some",
+            hint="`modelops-tui jobs rm` and `modelops-tui models gc` free some",
         )
 
 
@@ -106,7 +106,8 @@ def refuse_network_folder(folder: Path) -> None:
         )
 
 
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the nearest of its parents that is there (a broken link is there)."""
+    while not os.path.lexists(path):
+        path = path.parent
+    return path

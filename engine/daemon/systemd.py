@@ -16,6 +16,9 @@ from engine.supervise.durable import write_durably
 
 UNIT = "modelops-engine.service"
 
+#: One file a user whose services outlive the login.
+LINGER = Path("/var/lib/systemd/linger")
+
 _TEMPLATE = """\
 [Unit]
 Description=ModelOps TUI engine
@@ -71,7 +74,7 @@ def fitness() -> Fitness:
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     if not Path(runtime, "bus").exists() and not Path(runtime, "systemd", "private").exists():
         return Fitness(False, False, installed, f"there is no user bus in {runtime}")
-    linger = Path("/var/lib/systemd/linger", getpass.getuser()).exists()
+    linger = (LINGER / getpass.getuser()).exists()
     why = "" if linger else "linger is off: user services end with the last login"
     return Fitness(True, linger, installed, why)
 

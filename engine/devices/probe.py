@@ -7,6 +7,7 @@ of lanes and admission on machines that have none. A machine without a driver is
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from contextlib import suppress
@@ -19,9 +20,12 @@ from engine.types.system import DeviceHolder, DeviceView
 ENV_FAKE = "MODELOPS_FAKE_GPUS"
 CPU_LANE = "cpu"
 
+_log = logging.getLogger(__name__)
+
 _lock = threading.Lock()
 _nvml: Any = None
-_nvml_failed = False
+_nvml_failed = ""
+"""Why the library did not answer; empty while it was not asked or did."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ def gpus() -> list[DeviceView]:
         if nvml is None:
             return []
         return _read_gpus(nvml)
+
+
+def why_no_gpu() -> str:
+    """The reason ``gpus`` is empty, as NVML gives it."""
+    gpus()
+    return _nvml_failed or "the driver answers and knows of no card"
 
 
 def devices() -> list[DeviceView]:
@@ -104,32 +114,43 @@ def _open_nvml() -> Any:
 
             pynvml.nvmlInit()
             _nvml = pynvml
-        except Exception:  # noqa: BLE001  no library, no driver, no permission: no GPU for us
-            _nvml_failed = True
+        except Exception as error:  # noqa: BLE001  no library, no driver, no permission: no GPU for us
+            _nvml_failed = f"NVML: {error or type(error).__name__}"
     return _nvml
 
 
 def _read_gpus(nvml: Any) -> list[DeviceView]:
     found = []
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        found.append(
-            DeviceView(
-                lane=f"gpu-{uuid}",
-                name=_text(nvml.nvmlDeviceGetName(handle)),
-                uuid=uuid,
-                index=index,
-                memory_total=int(memory.total),
-                memory_free=int(memory.free),
-                utilization=_maybe(lambda h=handle: nvml.nvmlDeviceGetUtilizationRates(h).gpu, 100),
-                temperature_c=_maybe(lambda h=handle: nvml.nvmlDeviceGetTemperature(h, 0)),
-                power_w=_maybe(lambda h=handle: nvml.nvmlDeviceGetPowerUsage(h), 1000),
-                holders=_holders(nvml, handle),
-            )
-        )
+    try:
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError as error:
+        _log.warning("the GPUs can't be counted: %s", error)
+        return []
+    for index in range(count):
+        try:
+            found.append(_read_gpu(nvml, index))
+        except nvml.NVMLError as error:
+            # one card fell off the bus: the others and the engine go on
+            _log.warning("GPU %d does not answer: %s", index, error)
     return found
+
+
+def _read_gpu(nvml: Any, index: int) -> DeviceView:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    uuid = _text(nvml.nvmlDeviceGetUUID(handle))
+    return DeviceView(
+        lane=f"gpu-{uuid}",
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=uuid,
+        index=index,
+        memory_total=int(memory.total),
+        memory_free=int(memory.free),
+        utilization=_maybe(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 100),
+        temperature_c=_maybe(lambda: nvml.nvmlDeviceGetTemperature(handle, 0)),
+        power_w=_maybe(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1000),
+        holders=_holders(nvml, handle),
+    )
 
 
 def _holders(nvml: Any, handle: Any) -> tuple[DeviceHolder, ...]:

@@ -66,7 +66,7 @@ def translated() -> Iterator[None]:
             raise OutOfSpace(
                 "the job store could not be written",
                 why=f"no space left on the device ({text})",
-                hint="free some space (`modelops-tui jobs delete`), then try again",
+                hint="free some space (`modelops-tui jobs rm`), then try again",
             ) from error
         if "locked" in text or "busy" in text:
             raise StoreBusy(

@@ -9,7 +9,7 @@ from engine.paths import StatePaths
 from engine.types.system import DiskUse
 
 _PARTS = (
-    ("runs", "runs", "logs and checkpoints; `modelops-tui jobs delete`"),
+    ("runs", "runs", "logs and checkpoints; `modelops-tui jobs rm`"),
     ("registry", "registry", "signed artifacts; `modelops-tui models gc`"),
     ("datasets", "datasets", "dataset versions"),
     ("indexes", "indexes", "retrieval indexes"),

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 
@@ -17,6 +18,9 @@ from engine.types.system import Check
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+_OTHER_STATE = "name another folder with --state or MODELOPS_HOME"
 
 
 def examine(paths: StatePaths) -> tuple[Check, ...]:
@@ -56,9 +60,20 @@ def _python(_: StatePaths) -> Check:
 
 def _state_directory(paths: StatePaths) -> Check:
     name = "state directory"
-    if not paths.root.exists():
+    there = space.nearest_existing(paths.root)
+    if not there.is_dir():
+        detail = f"{paths.root} can't be a folder: {there} is none"
+        return Check(name, "problem", detail, _OTHER_STATE)
+    space.refuse_network_folder(there)
+    try:
+        # asked of the file system itself: permissions alone don't tell of a read-only mount
+        with tempfile.TemporaryDirectory(prefix=".modelops-doctor-", dir=there):
+            pass
+    except OSError as error:
+        detail = f"{paths.root} can't be written: {there}: {error.strerror or error}"
+        return Check(name, "problem", detail, _OTHER_STATE)
+    if there != paths.root:
         return Check(name, "ok", f"{paths.root} (made at first use)")
-    space.refuse_network_folder(paths.root)
     status = paths.root.stat()
     kind = space.file_system_of(paths.root)
     detail = f"{paths.root} ({kind or 'unknown file system'})"
@@ -70,9 +85,7 @@ def _state_directory(paths: StatePaths) -> Check:
 
 
 def _disk(paths: StatePaths) -> Check:
-    folder = paths.root if paths.root.exists() else paths.root.parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = space.nearest_existing(paths.root)
     free, floor = space.free_bytes(folder), space.floor_bytes()
     detail = f"{free / GIB:.1f} GiB free, {floor / MIB:.0f} MiB are kept free"
     if free < floor:
@@ -112,15 +125,22 @@ def _engine(paths: StatePaths) -> Check:
     return Check("engine", "ok", detail)
 
 
+_LINGER = "`loginctl enable-linger` lets user services outlive the login"
+
+
 def _service(_: StatePaths) -> Check:
     fit = systemd.fitness()
+    if fit.installed and not fit.usable:
+        detail = f"installed as {systemd.unit_path()}, but {fit.why}"
+        hint = _LINGER if fit.user_bus else "log in with a user session, or remove the unit"
+        return Check("service", "warning", detail, hint)
     if fit.installed:
         return Check("service", "ok", f"installed as {systemd.unit_path()}")
     if fit.usable:
         hint = "`modelops-tui engine install` starts the engine at boot"
         return Check("service", "ok", "a systemd user service is possible here", hint)
     detail = f"the engine is started detached from the terminal ({fit.why})"
-    hint = "`loginctl enable-linger` makes a user service possible" if fit.user_bus else ""
+    hint = _LINGER if fit.user_bus else ""
     return Check("service", "ok", detail, hint)
 
 
@@ -144,11 +164,14 @@ def _memory(_: StatePaths) -> Check:
 
 
 def _gpus(_: StatePaths) -> Check:
-    from engine.devices.probe import gpus
+    from engine.devices.probe import ENV_FAKE, gpus, why_no_gpu
 
     found = gpus()
+    if os.environ.get(ENV_FAKE):
+        detail = f"{len(found)} that ${ENV_FAKE} makes up, none of them real"
+        return Check("gpu", "warning", detail, f"unset {ENV_FAKE}")
     if not found:
-        return Check("gpu", "ok", "none answers (no driver, or none here): jobs run on the CPU")
+        return Check("gpu", "ok", f"none answers ({why_no_gpu()}): jobs run on the CPU")
     names = ", ".join(f"{gpu.name} ({gpu.memory_total / GIB:.0f} GiB)" for gpu in found)
     return Check("gpu", "ok", names)
 

@@ -62,6 +62,21 @@ class JobView:
     error: dict[str, Any] | None = None
 
 
+#: What a line of ``events.jsonl`` may be; a plugin's step may add types of its own.
+EVENT_TYPES = (
+    "begun",
+    "ended",
+    "phase",
+    "progress",
+    "metrics",
+    "note",
+    "checkpoint",
+    "sample",
+    "table",
+    "artifact",
+)
+
+
 @dataclass(frozen=True)
 class JobPage:
     """One page of a job list, newest first; ``next_key`` continues it (None: no more)."""

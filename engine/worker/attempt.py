@@ -12,14 +12,17 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.errors import BadInput, ModelOpsError
+from engine.errors import BadInput, ModelOpsError, Outdated
 from engine.kinds import Kind, code_version, load_function, load_kinds
 from engine.paths import StatePaths
 from engine.supervise.crash import crash_point
 from engine.supervise.durable import read_json, write_json_durably
 from engine.worker.context import StepContext, StepResult, Stopped
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _ENV_REFERENCE = re.compile(r"\$\$\{|\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -126,13 +129,18 @@ def make_context(spec: Mapping[str, Any], kind: Kind, stop: threading.Event) -> 
 
     Raises:
         BadInput: a variable is not set, or a filled-in value does not fit the kind's schema.
+        Outdated: the kind's schema has changed since the job was accepted, and no longer takes
+            the parameters it was accepted with.
     """
     from pydantic import ValidationError
 
     try:
         params = kind.model.model_validate(resolve_env(spec["params"]))
     except ValidationError as error:
+        version = code_version(kind)
         first = error.errors()[0]
+        if spec.get("code_version") not in (None, version):
+            raise _outdated(spec, version, error) from error
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(
             f"step {spec['step']!r}: the value of {where or 'its parameters'} is not valid",
@@ -156,6 +164,22 @@ def make_context(spec: Mapping[str, Any], kind: Kind, stop: threading.Event) -> 
         device=spec["device"],
         step_key=spec["step_key"],
         _stop=stop,
+    )
+
+
+def _outdated(spec: Mapping[str, Any], version: str, error: ValidationError) -> Outdated:
+    """The job runs with what it was accepted with or not at all; a key is never dropped quietly."""
+    misfits = [
+        f"`{'.'.join(str(part) for part in each['loc']) or 'the parameters'}`: {each['msg']}"
+        for each in error.errors()
+    ]
+    job = spec["job_id"]
+    return Outdated(
+        f"this version of kind {spec['kind']!r} can't run step {spec['step']!r}"
+        " with the parameters it was accepted with",
+        why="; ".join(misfits) + f" (accepted by code {spec['code_version']}, this is {version})",
+        hint=f"`modelops-tui jobs recipe {job}` prints its recipe: correct it and submit it again,"
+        " or run the job with the version that accepted it",
     )
 
 

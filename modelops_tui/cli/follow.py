@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.api import Workbench
-from engine.errors import ModelOpsError
+from engine.errors import ModelOpsError, Outdated
 from engine.types.jobs import ENDED_STATES, JobState, JobView, StepView
 from modelops_tui.cli.output import ExitCode, Format, out
 from modelops_tui.cli.wording import duration, number
@@ -22,6 +22,10 @@ _EXITS = {
     JobState.CANCELLED: ExitCode.JOB_CANCELLED,
     JobState.PAUSED: ExitCode.JOB_PAUSED,
 }
+
+
+#: Failures that running the same job again ends in again.
+_FINAL = ("gate", Outdated.code)
 
 
 @dataclass
@@ -229,4 +233,5 @@ def _explain_failure(bench: Workbench, view: JobView) -> None:
         out.say(f"  {error['why']}")
     hint = error.get("hint") or f"`modelops-tui jobs log {view.id}` shows its output"
     out.say(f"hint: {hint}")
-    out.say(f"hint: `modelops-tui jobs retry {view.id}` goes on from the last checkpoint")
+    if error.get("code") not in _FINAL:
+        out.say(f"hint: `modelops-tui jobs retry {view.id}` goes on from the last checkpoint")

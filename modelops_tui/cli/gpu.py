@@ -40,4 +40,4 @@ def list_devices(
         ],
     )
     if all(device.uuid is None for device in devices):
-        out.say("no GPU answers (no driver or none in this machine): jobs run on the CPU")
+        out.say("no GPU answers: jobs run on the CPU (`modelops-tui doctor` says why)")

@@ -11,7 +11,7 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import BadInput, Conflict
-from engine.types.jobs import ACTIVE_STATES, ENDED_STATES, JobState, JobView
+from engine.types.jobs import ACTIVE_STATES, ENDED_STATES, EVENT_TYPES, JobState, JobView
 from modelops_tui.cli import follow as following
 from modelops_tui.cli.output import Format, out
 from modelops_tui.cli.wording import duration, moment, number
@@ -217,6 +217,8 @@ def events(
     """The events of a job, a line of JSON each."""
     bench = Workbench()
     view = bench.jobs.get(job)
+    if kind is not None:
+        _known_type(bench, view, kind)
     offset = 0
     try:
         while True:
@@ -232,6 +234,21 @@ def events(
                 time.sleep(_TICK_S)
     except KeyboardInterrupt:
         return
+
+
+def _known_type(bench: Workbench, view: JobView, kind: str) -> None:
+    """Refuse a type that is neither one of ours nor in this job's events (a plugin's own)."""
+    from engine.recipe.nearest import did_you_mean
+
+    seen, offset = set(EVENT_TYPES), 0
+    while kind not in seen and (page := bench.jobs.events(view.id, offset)).events:
+        offset = page.next_offset
+        seen |= {str(event.get("type")) for event in page.events}
+    if kind not in seen:
+        raise BadInput(
+            f"there is no event type {kind!r}",
+            hint=did_you_mean(kind, sorted(seen)),
+        )
 
 
 @app.command()
@@ -280,22 +297,26 @@ def _carried_out(bench: Workbench, view: JobView) -> None:
 
 
 @app.command()
-def freeze(job: Job) -> None:
+def freeze(job: Job, as_json: Json = False) -> None:
     """Stop a running job's clock (SIGSTOP); it keeps its memory. `pause` frees it."""
-    _freeze(job, thaw=False)
+    _freeze(job, as_json, thaw=False)
 
 
 @app.command()
-def thaw(job: Job) -> None:
+def thaw(job: Job, as_json: Json = False) -> None:
     """Let a frozen job go on."""
-    _freeze(job, thaw=True)
+    _freeze(job, as_json, thaw=True)
 
 
-def _freeze(job: str, *, thaw: bool) -> None:
+def _freeze(job: str, as_json: bool, *, thaw: bool) -> None:
+    out.choose(as_json=as_json)
     bench = Workbench()
     view = bench.jobs.get(job)
     if not bench.system.freeze(view.id, thaw=thaw):
         raise Conflict(f"job {view.id} does not run", why=f"it is {view.state}")
+    if out.format is Format.JSON:
+        out.json({**asdict(view), "frozen": not thaw})
+        return
     out.say(f"job {view.id} {'goes on' if thaw else 'is frozen: it keeps its memory'}")
 
 
@@ -339,8 +360,10 @@ def _asked(view: JobView, as_json: bool, what: str) -> None:
 def rm(
     jobs: Annotated[list[str], typer.Argument(help="Jobs that have ended.", metavar="JOB...")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Forget ended jobs and remove their folders; published artifacts stay."""
+    out.choose(as_json=as_json)
     bench = Workbench()
     views = [bench.jobs.get(job) for job in jobs]
     if not yes:
@@ -350,4 +373,7 @@ def rm(
         typer.confirm(f"Remove {names}?", abort=True, err=True)
     for view in views:
         bench.jobs.delete(view.id)
-        out.say(f"job {view.id} is removed")
+        if out.format is not Format.JSON:
+            out.say(f"job {view.id} is removed")
+    if out.format is Format.JSON:
+        out.json({"removed": [view.id for view in views]})

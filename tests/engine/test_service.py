@@ -63,7 +63,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
 
 
 def gone(pid: int) -> bool:
-    for _ in range(100):
+    for _ in range(2400):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -103,12 +103,11 @@ def test_a_dead_child_is_told_with_its_last_words(service: Service) -> None:
 
 
 def test_closing_the_stream_cancels_the_action(service: Service) -> None:
-    stream = service.call("count", to=10_000, pause=0.01)
+    stream = service.call("count", to=100_000, pause=0.01)
     assert next(stream) == {"i": 0}
     stream.close()
-    started = time.monotonic()
+    # the rest of the first call would take a thousand seconds
     assert service.result("count", to=2)["sum"] == 1
-    assert time.monotonic() - started < 20
 
 
 def test_the_child_leaves_with_its_owner(service: Service) -> None:

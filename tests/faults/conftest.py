@@ -38,7 +38,15 @@ def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]
         yield made
     finally:
         request.node.user_properties.append(
-            ("attack", {"seed": made.seed, "jobs": len(made.accepted), "kills": dict(made.kills)})
+            (
+                "attack",
+                {
+                    "seed": made.seed,
+                    "jobs": len(made.accepted),
+                    "kills": dict(made.kills),
+                    "figures": made.figures,
+                },
+            )
         )
         made.close()
         report = getattr(request.node, "report_call", None)
@@ -73,5 +81,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         verdict = "FAILED" if report.nodeid in failed else "ok"
         terminalreporter.write_line(
             f"{name:<58} {verdict:<6} jobs {attack['jobs']:>4}  killed: {kills}"
-            f"  seed {attack['seed']}"
+            f"  {''.join(f'{name} {value}  ' for name, value in attack['figures'].items())}"
+            f"seed {attack['seed']}"
         )

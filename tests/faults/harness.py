@@ -6,6 +6,7 @@ exclusive lock of the test's own while they live.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,13 @@ from engine.supervise.identity import MARKER_ENV
 from engine.types.jobs import ENDED_STATES, JobState, JobView
 from tests.support.plans import Step, plan
 
+#: Seconds to wait for what must come: only a failure ever waits so long, so that a machine that is
+#: busy with something else fails no test.
+PATIENCE = 180.0
+
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "tests" / "support" / "plugin"
+_numbers = itertools.count()
 
 
 def seed_of(request_name: str) -> int:
@@ -47,6 +54,8 @@ class Harness:
     engine: subprocess.Popen[bytes] | None = None
     accepted: list[str] = field(default_factory=list)
     kills: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    figures: dict[str, str] = field(default_factory=dict)
+    """What a test measured, for the table of ``make faults``."""
 
     def __post_init__(self) -> None:
         self.paths = StatePaths(self.root / "state").ensure()
@@ -85,7 +94,7 @@ class Harness:
 
     def start_engine(self, *, wait: bool = True) -> None:
         self.engine = self.spawn_engine()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while wait and client.hello(self.paths) is None:
             if self.engine.poll() is not None or time.monotonic() > deadline:
                 return
@@ -107,11 +116,21 @@ class Harness:
             if self.engine.poll() is None:
                 self.engine.send_signal(signal.SIGTERM)
                 try:
-                    self.engine.wait(timeout=20)
+                    self.engine.wait(timeout=PATIENCE)
                 except subprocess.TimeoutExpired:
                     self.engine.kill()
                     self.engine.wait()
             self.engine = None
+
+    @contextmanager
+    def held(self) -> Iterator[str]:
+        """A value for ``hold``: runs with it can't end before the block does."""
+        gate = self.root / f"hold-{next(_numbers)}"
+        gate.touch()
+        try:
+            yield str(gate)
+        finally:
+            gate.unlink()
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -141,7 +160,7 @@ class Harness:
         )
 
     def collect_client(self, process: subprocess.Popen[str]) -> None:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode in (0, -signal.SIGKILL), err
         self.accepted += [
             line.split()[1]
@@ -149,7 +168,7 @@ class Harness:
             if line.startswith("submitted ") and line.endswith(".")
         ]
 
-    def wait_ended(self, timeout: float, *, keep_engine: bool = True) -> list[JobView]:
+    def wait_ended(self, timeout: float = PATIENCE, *, keep_engine: bool = True) -> list[JobView]:
         """Every accepted job's view, once all have ended."""
         deadline = time.monotonic() + timeout
         while True:
@@ -164,14 +183,14 @@ class Harness:
                 self.keep_engine()
             time.sleep(0.05)
 
-    def wait_for(self, condition: Any, timeout: float = 20.0) -> None:
+    def wait_for(self, condition: Any, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {timeout:.0f} s in vain\n{self.log_tail()}")
             time.sleep(0.01)
 
-    def wait_state(self, job_id: str, state: JobState, timeout: float = 20.0) -> None:
+    def wait_state(self, job_id: str, state: JobState, timeout: float = PATIENCE) -> None:
         self.wait_for(lambda: self.jobs.get(job_id).state is state, timeout)
 
     # -- processes --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.daemon.lock import is_locked
 from engine.types.jobs import JobState
-from tests.faults.harness import Harness
+from tests.faults.harness import PATIENCE, Harness
 
 
 def violations(
@@ -71,7 +71,7 @@ def _overlaps(lines: list[dict[str, Any]]) -> list[str]:
 
 def _strays(harness: Harness) -> list[str]:
     """No process of any attempt is left, and no lock is held."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         left = [pid for pids in harness.marked().values() for pid in pids]
         if not left:

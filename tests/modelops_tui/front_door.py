@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.harness import PLUGIN
+from tests.faults.harness import PATIENCE, PLUGIN, ROOT
 
 
 def _heed_ctrl_c() -> None:
@@ -30,12 +30,12 @@ class FrontDoor:
         return {
             **os.environ,
             "MODELOPS_HOME": str(self.folder / "state"),
-            "PYTHONPATH": str(PLUGIN),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{PLUGIN}",
             "OMP_NUM_THREADS": "1",
             "MODELOPS_SPACE_FLOOR_MIB": "1",
         }
 
-    def __call__(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *args: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "modelops_tui", *args],
             capture_output=True,
@@ -65,11 +65,17 @@ class FrontDoor:
         (self.folder / name).write_text("\n".join(['kind = "probe"', *lines]) + "\n")
         return name
 
+    def hold(self) -> Path:
+        """A file for ``hold``: the run waits before its last step while it exists."""
+        gate = self.folder / "hold"
+        gate.touch()
+        return gate
+
     def job(self, job: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self("jobs", "show", job, "--json").stdout)
         return value
 
-    def wait_for(self, job: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+    def wait_for(self, job: str, *states: str, seconds: float = PATIENCE) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             record = self.job(job)

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.harness import PATIENCE
 from tests.modelops_tui.front_door import FrontDoor
 
 SWEEP = """\
@@ -25,6 +27,17 @@ uses = "probe"
 uses = "probe"
 tag = "got ${train.total}"
 require = { "train.total" = ">= 2" }
+"""
+
+
+GATE = """\
+kind = "pipeline"
+[steps.train]
+uses = "probe"
+steps = 3
+[steps.after]
+uses = "probe"
+require = { "train.total" = ">= 100" }
 """
 
 
@@ -78,6 +91,16 @@ def test_a_failed_job_has_its_own_exit_status_and_reason(door: FrontDoor) -> Non
     assert "hint: `modelops-tui jobs retry" in result.stderr
 
 
+def test_an_unmet_gate_does_not_advise_a_retry(door: FrontDoor) -> None:
+    """The same numbers would meet the same gate."""
+    (door.folder / "gate.toml").write_text(GATE)
+    result = door("run", "gate.toml")
+    assert result.returncode == 10
+    assert "the gate before step 'after' is not met" in result.stderr
+    assert "hint: change the recipe's `require`" in result.stderr
+    assert "jobs retry" not in result.stderr
+
+
 def test_nothing_is_submitted_by_a_dry_run_or_a_bad_recipe(door: FrontDoor) -> None:
     dry = door("run", door.recipe(steps=2), "--dry-run", "--set", "tag=x")
     assert dry.returncode == 0
@@ -105,42 +128,52 @@ def test_submitted_is_said_only_when_it_is_durable(
 
 
 def test_ctrl_c_detaches_and_the_job_goes_on(door: FrontDoor) -> None:
-    process = door.begin("run", door.recipe(steps=400, step_s=0.1))
+    process = door.begin("run", door.recipe(steps=100_000, step_s=0.1))
     assert process.stderr is not None
     job = process.stderr.readline().split()[1]
     door.wait_for(job, "running")
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, told
     assert f"`modelops-tui jobs follow {job}`" in told
     assert door.job(job)["state"] == "running"
     follower = door.begin("jobs", "follow", job)
     assert door("jobs", "cancel", job).returncode == 0
-    _, told = follower.communicate(timeout=30)
+    _, told = follower.communicate(timeout=PATIENCE)
     assert follower.returncode == 12, told
     assert door.job(job)["state"] == "cancelled"
 
 
 def test_a_follower_replaces_an_engine_that_died(door: FrontDoor) -> None:
-    process = door.begin("run", door.recipe(steps=60, step_s=0.1))
+    gate = door.hold()
+    process = door.begin("run", door.recipe(steps=2, hold=str(gate)))
     assert process.stderr is not None
     job = process.stderr.readline().split()[1]
     door.wait_for(job, "running")
     engine = json.loads(door("engine", "status", "--json").stdout)["pid"]
     os.kill(engine, signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
+    gate.unlink()
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told
     assert "another one has taken over" in told
 
 
 def test_pause_resume_and_the_rest_of_jobs(door: FrontDoor) -> None:
-    recipe = door.recipe(steps=30, step_s=0.1, checkpoint_every=1)
+    gate = door.hold()
+    recipe = door.recipe(steps=3, checkpoint_every=1, hold=str(gate))
     job = door("run", recipe, "--detach").stdout.strip()
     door.wait_for(job, "running")
+    deadline = time.monotonic() + PATIENCE
+    while not door("jobs", "events", job, "--type", "progress").stdout:
+        assert time.monotonic() < deadline
+    frozen = json.loads(door("jobs", "freeze", job, "--json").stdout)
+    assert (frozen["id"], frozen["frozen"]) == (job, True)
+    assert json.loads(door("jobs", "thaw", job, "--json").stdout)["frozen"] is False
     assert door("jobs", "pause", job).returncode == 0
     door.wait_for(job, "paused")
     assert door("jobs", "follow", job).returncode == 13
     assert door("jobs", "rm", job, "--yes").returncode == 4, "it has not ended"
+    gate.unlink()
     assert door("jobs", "resume", job[:6]).returncode == 0, "a beginning of the id is enough"
     assert door("jobs", "follow", job).returncode == 0
     shown = door.job(job)
@@ -154,11 +187,17 @@ def test_pause_resume_and_the_rest_of_jobs(door: FrontDoor) -> None:
     assert (wrong.returncode, "did you mean `running`?" in wrong.stderr) == (2, True)
     events = door("jobs", "events", job, "--type", "begun").stdout.splitlines()
     assert [json.loads(e)["attempt"] for e in events] == [1, 2]
+    wrong = door("jobs", "events", job, "--type", "begin")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "there is no event type 'begin'" in wrong.stderr
+    assert "did you mean `begun`?" in wrong.stderr
+    assert door("jobs", "events", job, "--type", "sample").returncode == 0, "known, but none here"
     assert door("jobs", "log", job).returncode == 0
     assert door("jobs", "recipe", job).stdout == (door.folder / recipe).read_text()
     assert door("jobs", "retry", job).returncode == 4, "it succeeded"
     assert door("jobs", "rm", job).returncode == 4, "nobody can be asked"
-    assert door("jobs", "rm", job, "--yes").returncode == 0
+    removed = door("jobs", "rm", job, "--yes", "--json")
+    assert json.loads(removed.stdout) == {"removed": [job]}
     assert door("jobs", "show", job).returncode == 3
 
 

@@ -115,7 +115,7 @@ def test_the_engine_through_the_face(harness: Harness, monkeypatch: pytest.Monke
     assert status.memory_bytes is not None
     assert status.memory_bytes < 45e6
     assert system.ensure_engine().pid == status.pid
-    job = harness.submit(steps=100, step_s=0.05)
+    job = harness.submit(steps=100_000, step_s=0.05)
     harness.wait_for(lambda: harness.marked()["worker"])
     lanes = {lane.name: lane for lane in system.engine_status().lanes}
     assert (lanes["cpu"].job_id, lanes["cpu"].attempt) == (job, 1)
@@ -125,7 +125,7 @@ def test_the_engine_through_the_face(harness: Harness, monkeypatch: pytest.Monke
     assert other.pid != status.pid
     assert other.active == 1
     harness.jobs.cancel(job, now=True)
-    harness.wait_ended(20, keep_engine=False)
+    harness.wait_ended(keep_engine=False)
     assert system.stop_engine()
     assert not system.stop_engine()
 

@@ -19,7 +19,7 @@ from engine.paths import StatePaths
 from engine.store import run
 from engine.store.run import Expected
 from engine.types.jobs import JobState
-from tests.faults.harness import PLUGIN
+from tests.faults.harness import PATIENCE, PLUGIN, ROOT
 from tests.support.plans import Step, plan
 
 
@@ -39,7 +39,7 @@ class Bench:
     def submit(self, *steps: Any, **params: Any) -> str:
         return self.jobs.submit(plan(*(steps or (Step("probe", params=params),)))).id
 
-    def turn_until(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    def turn_until(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline
@@ -56,7 +56,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setenv("PYTHONPATH", str(PLUGIN))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{PLUGIN}")
     monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
     made = Bench(tmp_path)
     try:
@@ -118,13 +118,14 @@ def test_an_attempt_that_cannot_be_spawned_goes_back(
 
     monkeypatch.setattr("engine.daemon.attempts.subprocess.Popen", refuse)
     job = bench.submit()
+    begin = time.monotonic()
     bench.engine.take("cpu", job)
     view = bench.jobs.get(job)
     assert view.state is JobState.QUEUED
     assert "could not be started" in view.reason
     assert [a.state for a in bench.jobs.attempts(job)] == ["never-began"]
     # it is not tried again at once
-    assert bench.engine._not_before[job] > time.monotonic() + 1
+    assert bench.engine._not_before[job] >= begin + 2
     monkeypatch.undo()
 
 
@@ -135,14 +136,12 @@ def test_a_claim_without_a_spawn_is_found_by_the_next_engine(bench: Bench) -> No
     bench.engine.close()
     bench.engine = bench.new_engine()
     bench.engine.start()
-    bench.turn_until(lambda: bench.jobs.get(job).state is JobState.QUEUED)
-    assert "trying again" in bench.jobs.get(job).reason
     bench.turn_until(lambda: bench.ended(job))
     assert [a.state for a in bench.jobs.attempts(job)] == ["never-began", "succeeded"]
 
 
 def test_progress_reaches_the_row(bench: Bench) -> None:
-    job = bench.submit(steps=50, step_s=0.02)
+    job = bench.submit(steps=100_000, step_s=0.02)
     bench.engine.take("cpu", job)
 
     def seen() -> bool:
@@ -151,7 +150,7 @@ def test_progress_reaches_the_row(bench: Bench) -> None:
 
     bench.turn_until(seen)
     view = bench.jobs.get(job)
-    assert (view.last_total, view.last_unit) == (50.0, "steps")
+    assert (view.last_total, view.last_unit) == (100_000.0, "steps")
     assert view.last_eta_s is not None
     bench.jobs.cancel(job, now=True)
     bench.turn_until(lambda: bench.ended(job))

@@ -19,7 +19,7 @@ from tests.support.plans import Step, plan
 def run_plan(harness: Harness, *steps: Step, **rest: object) -> str:
     view = harness.jobs.submit(plan(*steps, **rest))
     harness.accepted.append(view.id)
-    harness.wait_ended(60)
+    harness.wait_ended()
     return view.id
 
 
@@ -52,7 +52,7 @@ def test_a_failure_keeps_what_why_hint_and_is_not_retried(harness: Harness) -> N
     assert "the probe was told to fail" in harness.jobs.log_path(job).read_text()
     # after a retry the failed step runs again in the same job
     harness.jobs.retry(job)
-    harness.wait_ended(60)
+    harness.wait_ended()
     assert harness.jobs.get(job).attempt == 2
 
 
@@ -139,7 +139,7 @@ def test_steps_are_remembered_by_content(harness: Harness) -> None:
     assert harness.jobs.get(other).attempt == 2
     view = harness.jobs.submit(plan(a, Step("b", params={"tag": "one"}), **versions), fresh=True)
     harness.accepted.append(view.id)
-    harness.wait_ended(60)
+    harness.wait_ended()
     assert harness.jobs.get(view.id).attempt == 2
 
 
@@ -178,16 +178,17 @@ def test_secrets_are_resolved_in_the_worker_only(harness: Harness) -> None:
 
 def test_pause_saves_frees_the_lane_and_keeps_the_place(harness: Harness) -> None:
     harness.start_engine()
-    long = harness.submit(steps=40, step_s=0.05, checkpoint_every=50)
-    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
-    second = harness.submit(steps=30, step_s=0.05)
-    third = harness.submit(steps=1)
-    harness.jobs.pause(long)
-    harness.wait_state(long, JobState.PAUSED)
-    harness.wait_state(second, JobState.RUNNING)
-    assert harness.jobs.get(long).reason == "paused"
-    harness.jobs.resume(long)
-    harness.wait_ended(60)
+    with harness.held() as hold:
+        long = harness.submit(steps=5, checkpoint_every=50, hold=hold)
+        harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+        second = harness.submit(steps=3, hold=hold)
+        third = harness.submit(steps=1)
+        harness.jobs.pause(long)
+        harness.wait_state(long, JobState.PAUSED)
+        harness.wait_state(second, JobState.RUNNING)
+        assert harness.jobs.get(long).reason == "paused"
+        harness.jobs.resume(long)
+    harness.wait_ended()
     begins = [line["job"] for line in harness.ledger_lines() if line["what"] == "begin"]
     # it was submitted before the third, so it goes before it
     assert begins == [long, second, long, third]
@@ -196,28 +197,37 @@ def test_pause_saves_frees_the_lane_and_keeps_the_place(harness: Harness) -> Non
     assert violations(harness) == []
 
 
+def state_of(pid: int) -> str:
+    """The kernel's letter for what a process does: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_freeze_only_stops_the_clock(harness: Harness) -> None:
     harness.start_engine()
-    job = harness.submit(steps=20, step_s=0.05)
-    harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
-    assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": True}
-    time.sleep(0.15)
+    with harness.held() as hold:
+        job = harness.submit(steps=3, hold=hold)
+        harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
+        (worker,) = harness.marked()["worker"]
+        assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": True}
+        harness.wait_for(lambda: state_of(worker) == "T")
     before = len(harness.ledger_lines())
+    # nothing holds the run now but the freeze
     time.sleep(0.3)
     assert len(harness.ledger_lines()) == before
+    assert state_of(worker) == "T"
     client.ask(harness.paths, {"op": "thaw", "job": job})
-    harness.wait_ended(30)
+    harness.wait_ended()
     assert [a.state for a in harness.jobs.attempts(job)] == ["succeeded"]
     assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": False}
 
 
 def test_a_frozen_job_can_be_cancelled(harness: Harness) -> None:
     harness.start_engine()
-    job = harness.submit(steps=400, step_s=0.05)
+    job = harness.submit(steps=100_000, step_s=0.05)
     harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
     client.ask(harness.paths, {"op": "freeze", "job": job})
     harness.jobs.cancel(job)
-    harness.wait_ended(10)
+    harness.wait_ended()
     assert any(line["what"] == "stopped" for line in harness.ledger_lines())
 
 
@@ -258,7 +268,7 @@ def test_notifications(harness: Harness, tmp_path: Path) -> None:
 def test_logs_are_capped_by_holes(harness: Harness) -> None:
     harness.paths.config.write_text("[engine]\nlog_cap_mib = 2.0\n")
     harness.start_engine()
-    job = harness.submit(steps=30, step_s=0.1, loud_kib=6 * 1024)
+    job = harness.submit(steps=100_000, step_s=0.1, loud_kib=6 * 1024)
     log = harness.jobs.log_path(job)
     harness.wait_for(lambda: log.stat().st_size >= 6 << 20)
     harness.wait_for(lambda: log.stat().st_blocks * 512 <= 2 << 20)
@@ -267,7 +277,7 @@ def test_logs_are_capped_by_holes(harness: Harness) -> None:
     assert data[:4] == b"xxxx"
     assert data[-2:] == b"x\n"
     harness.jobs.cancel(job, now=True)
-    harness.wait_ended(20)
+    harness.wait_ended()
 
 
 def test_deleting_a_job_removes_its_folder(harness: Harness) -> None:
@@ -284,7 +294,7 @@ def test_deleting_a_job_removes_its_folder(harness: Harness) -> None:
 
 def test_the_worker_environment(harness: Harness) -> None:
     harness.start_engine()
-    job = harness.submit(steps=40, step_s=0.05)
+    job = harness.submit(steps=100_000, step_s=0.05)
     harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
     (worker,) = harness.marked()["worker"]
     raw = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
@@ -298,7 +308,7 @@ def test_the_worker_environment(harness: Harness) -> None:
     assert os.readlink(f"/proc/{worker}/fd/0") == os.devnull
     assert os.readlink(f"/proc/{worker}/fd/1") == str(harness.jobs.log_path(job))
     harness.jobs.cancel(job, now=True)
-    harness.wait_ended(20)
+    harness.wait_ended()
 
 
 def test_an_older_engine_hands_over_to_a_newer_client(
@@ -306,19 +316,20 @@ def test_an_older_engine_hands_over_to_a_newer_client(
 ) -> None:
     """The newer program replaces the engine; the run that goes on is adopted."""
     harness.start_engine()
-    job = harness.submit(steps=60, step_s=0.05)
-    harness.wait_for(lambda: harness.marked()["worker"])
-    old, worker = client.hello(harness.paths), harness.marked()["worker"]
-    assert old is not None
-    for name, value in harness.env.items():
-        monkeypatch.setenv(name, value)
-    # the same version changes nothing
-    assert client.ensure(harness.paths)["pid"] == old["pid"]
-    monkeypatch.setattr("engine.daemon.protocol.program_version", lambda: "999.0")
-    new = client.ensure(harness.paths)
-    assert new["pid"] != old["pid"]
-    assert harness.marked()["worker"] == worker
-    harness.wait_ended(30, keep_engine=False)
+    with harness.held() as hold:
+        job = harness.submit(steps=3, hold=hold)
+        harness.wait_for(lambda: harness.marked()["worker"])
+        old, worker = client.hello(harness.paths), harness.marked()["worker"]
+        assert old is not None
+        for name, value in harness.env.items():
+            monkeypatch.setenv(name, value)
+        # the same version changes nothing
+        assert client.ensure(harness.paths)["pid"] == old["pid"]
+        monkeypatch.setattr("engine.daemon.protocol.program_version", lambda: "999.0")
+        new = client.ensure(harness.paths)
+        assert new["pid"] != old["pid"]
+        assert harness.marked()["worker"] == worker
+    harness.wait_ended(keep_engine=False)
     assert [a.state for a in harness.jobs.attempts(job)] == ["succeeded"]
     client.stop(harness.paths)
 
@@ -345,7 +356,7 @@ def test_a_job_without_its_plan_fails_and_others_run(harness: Harness, damage: s
     else:
         plan_file.write_text('{"steps": [')
     fine = harness.submit(steps=1)
-    harness.wait_ended(30)
+    harness.wait_ended()
     view = harness.jobs.get(broken)
     assert view.state is JobState.FAILED
     assert view.error is not None
@@ -353,17 +364,42 @@ def test_a_job_without_its_plan_fails_and_others_run(harness: Harness, damage: s
     assert harness.jobs.get(fine).state is JobState.SUCCEEDED
 
 
+def test_a_job_accepted_by_another_version_runs_as_accepted_or_says_why_not(
+    harness: Harness,
+) -> None:
+    """After an upgrade that took a key away, a job that has it is not run without it."""
+    older = {"probe": "0123456789abcdef"}
+    gone = run_plan(
+        harness,
+        Step("a", params={"steps": 2, "fuel": "coal"}),
+        code_versions=older,
+        sha256="1" * 64,
+    )
+    view = harness.jobs.get(gone)
+    assert (view.state, view.attempt) == (JobState.FAILED, 1), "it is not tried again"
+    assert view.error is not None
+    assert view.error["code"] == "outdated"
+    assert "step 'a' with the parameters it was accepted with" in view.error["what"]
+    assert "`fuel`: Extra inputs are not permitted" in view.error["why"]
+    assert "0123456789abcdef" in view.error["why"]
+    assert f"jobs recipe {gone}" in view.error["hint"]
+    # what still fits runs, with the accepted values
+    kept = run_plan(harness, Step("a", params={"steps": 3}), code_versions=older)
+    assert harness.jobs.steps(kept)[0].outputs["total"] == 3.0
+
+
 def test_a_damaged_result_is_no_result(harness: Harness) -> None:
     """A disk that lost its last writes: the attempt is judged by what else it left."""
-    job = harness.submit(steps=5, step_s=0.1, checkpoint_every=2)
-    harness.start_engine()
-    harness.wait_for(lambda: harness.marked()["worker"])
-    harness.kill_engine()
+    with harness.held() as hold:
+        job = harness.submit(steps=5, checkpoint_every=2, hold=hold)
+        harness.start_engine()
+        harness.wait_for(lambda: harness.marked()["worker"])
+        harness.kill_engine()
     harness.wait_for(lambda: not harness.marked()["shim"])
     folder = harness.paths.attempt_dir(job, 1)
     (folder / "result.json").write_text('{"attempt": 1, "sta')
     (folder / "exit.json").unlink()
-    harness.wait_ended(30)
+    harness.wait_ended()
     assert [a.state for a in harness.jobs.attempts(job)] == ["interrupted", "succeeded"]
     assert harness.jobs.steps(job)[0].outputs["resumed_from"] == 4.0
 
@@ -407,5 +443,5 @@ def test_a_sweep_without_a_good_point_fails(harness: Harness) -> None:
     assert view.attempt == 2
     # a retry runs the failed points again, in the same job
     harness.jobs.retry(job)
-    harness.wait_ended(30)
+    harness.wait_ended()
     assert harness.jobs.get(job).attempt == 4

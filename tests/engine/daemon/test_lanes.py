@@ -48,14 +48,15 @@ def test_each_card_has_a_lane_and_the_worker_sees_only_its_own(
     harness: Harness, cards: list[dict[str, Any]]
 ) -> None:
     harness.start_engine()
-    first = gpu_job(harness, steps=30, step_s=0.05)
-    second = gpu_job(harness, steps=30, step_s=0.05)
-    third = gpu_job(harness, steps=1)
-    harness.wait_state(second, JobState.RUNNING)
-    harness.wait_for(lambda: "has it" in harness.jobs.get(third).reason)
-    lanes = {harness.jobs.get(job).lane for job in (first, second)}
-    assert lanes == {"gpu-GPU-aaaa", "gpu-GPU-bbbb"}
-    harness.wait_ended(60)
+    with harness.held() as hold:
+        first = gpu_job(harness, steps=3, hold=hold)
+        second = gpu_job(harness, steps=3, hold=hold)
+        third = gpu_job(harness, steps=1)
+        harness.wait_state(second, JobState.RUNNING)
+        harness.wait_for(lambda: "has it" in harness.jobs.get(third).reason)
+        lanes = {harness.jobs.get(job).lane for job in (first, second)}
+        assert lanes == {"gpu-GPU-aaaa", "gpu-GPU-bbbb"}
+    harness.wait_ended()
     seen = {line["job"]: line["lane"] for line in harness.ledger_lines() if line["what"] == "begin"}
     for job in (first, second):
         assert f"gpu-{seen[job]}" == harness.jobs.get(job).lane
@@ -79,7 +80,7 @@ def test_a_job_that_does_not_fit_waits_and_names_the_holder(
     behind = gpu_job(harness, **memory("8 GiB", "GPU-bbbb"))
     harness.wait_for(lambda: harness.jobs.get(behind).reason == f"waiting behind job {large}")
     set_free(harness, cards, {"GPU-bbbb": 80 * GIB})
-    harness.wait_ended(30)
+    harness.wait_ended()
     begins = [line["job"] for line in harness.ledger_lines() if line["what"] == "begin"]
     assert begins == [small, large, behind]
 
@@ -89,7 +90,7 @@ def test_a_server_holds_its_share_beside_training(
 ) -> None:
     harness.start_engine()
     server = gpu_job(
-        harness, "probe-server", steps=4000, step_s=0.05, **memory("60 GiB", "GPU-bbbb")
+        harness, "probe-server", steps=100_000, step_s=0.05, **memory("60 GiB", "GPU-bbbb")
     )
     harness.wait_state(server, JobState.RUNNING)
     # 80 GiB free by the (fake) card, 60 of them promised to the server
@@ -141,11 +142,13 @@ def test_a_cpu_step_beside_cards_is_admitted_by_its_peak_in_ram(
 
 def test_priority_goes_first(harness: Harness) -> None:
     harness.start_engine()
-    harness.submit(steps=10, step_s=0.05)
-    low = harness.submit(steps=1)
-    params = {"ledger": str(harness.ledger)}
-    high = harness.submit_steps(Step("probe", params=params), priority=5)
-    harness.wait_ended(30)
+    with harness.held() as hold:
+        first = harness.submit(steps=3, hold=hold)
+        harness.wait_state(first, JobState.RUNNING)
+        low = harness.submit(steps=1)
+        params = {"ledger": str(harness.ledger)}
+        high = harness.submit_steps(Step("probe", params=params), priority=5)
+    harness.wait_ended()
     begins = [line["job"] for line in harness.ledger_lines() if line["what"] == "begin"]
     assert begins[1:] == [high, low]
 
@@ -153,8 +156,9 @@ def test_priority_goes_first(harness: Harness) -> None:
 def test_two_cpu_lanes(harness: Harness) -> None:
     harness.paths.config.write_text("[engine]\ncpu_lanes = 2\n")
     harness.start_engine()
-    jobs = [harness.submit(steps=20, step_s=0.05, ledger="") for _ in range(3)]
-    harness.wait_state(jobs[1], JobState.RUNNING)
-    assert harness.jobs.get(jobs[2]).state is JobState.QUEUED
-    assert {harness.jobs.get(job).lane for job in jobs[:2]} == {"cpu", "cpu-2"}
-    harness.wait_ended(30)
+    with harness.held() as hold:
+        jobs = [harness.submit(steps=3, hold=hold, ledger="") for _ in range(3)]
+        harness.wait_state(jobs[1], JobState.RUNNING)
+        assert harness.jobs.get(jobs[2]).state is JobState.QUEUED
+        assert {harness.jobs.get(job).lane for job in jobs[:2]} == {"cpu", "cpu-2"}
+    harness.wait_ended()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,49 @@ def test_fake_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(probe.ENV_FAKE, str(file))
     (card,) = probe.gpus()
     assert (card.lane, card.memory_total, card.memory_free) == ("gpu-GPU-1", 8, 5)
+
+
+class Cards:
+    """Two cards as NVML shows them, the first of which has fallen off the bus."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: object) -> Any:
+            raise self.NVMLError(name)
+
+        return refuse
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index == 0:
+            raise self.NVMLError("GPU is lost")
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, _: int) -> Any:
+        return SimpleNamespace(total=80 * GIB, free=70 * GIB)
+
+    def nvmlDeviceGetUUID(self, index: int) -> bytes:
+        return f"GPU-{index}".encode()
+
+    def nvmlDeviceGetName(self, _: int) -> str:
+        return "a card"
+
+
+def test_a_lost_card_does_not_take_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_nvml", Cards())
+    (card,) = probe.gpus()
+    assert (card.uuid, card.lane, card.index) == ("GPU-1", "gpu-GPU-1", 1)
+    assert (card.memory_total, card.memory_free) == (80 * GIB, 70 * GIB)
+    assert (card.utilization, card.temperature_c, card.power_w, card.holders) == (
+        None,
+        None,
+        None,
+        (),
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +149,7 @@ def test_a_signature_forgets_where_and_which_seed() -> None:
 
 
 def test_the_memory_of_a_session(tmp_path: Path) -> None:
-    code = "x = bytearray(50 << 20); print('up', flush=True); import time; time.sleep(60)"
+    code = "x = bytearray(50 << 20); print('up', flush=True); import time; time.sleep(600)"
     child = subprocess.Popen(
         [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
     )

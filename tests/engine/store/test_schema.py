@@ -104,7 +104,7 @@ def test_eight_clients_create_it_at_once(tmp_path: Path) -> None:
         for _ in range(8)
     ]
     for client in clients:
-        _, err = client.communicate(timeout=60)
+        _, err = client.communicate(timeout=200)
         assert client.returncode == 0, err
 
 

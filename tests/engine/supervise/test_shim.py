@@ -43,7 +43,7 @@ def start(
     return process
 
 
-def wait_for(condition: Any, timeout: float = 10.0) -> None:
+def wait_for(condition: Any, timeout: float = 120.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
@@ -56,7 +56,12 @@ def exit_of(folder: Path) -> dict[str, Any]:
 
 
 def test_begun_then_exit_and_the_lock_in_between(tmp_path: Path) -> None:
-    process = start(tmp_path, "import time; print('hello', flush=True); time.sleep(0.3)")
+    go = tmp_path / "go"
+    script = (
+        "import os, time; print('hello', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    )
+    process = start(tmp_path, script)
     wait_for(lambda: (tmp_path / "begun.json").exists())
     begun = json.loads((tmp_path / "begun.json").read_text())
     assert begun["pid"] == process.pid
@@ -66,7 +71,8 @@ def test_begun_then_exit_and_the_lock_in_between(tmp_path: Path) -> None:
     fd = open_process(begun)
     assert fd is not None
     os.close(fd)
-    assert process.wait(10) == 0
+    go.touch()
+    assert process.wait(120) == 0
     assert not is_locked(tmp_path / "lock")
     ended = exit_of(tmp_path)
     assert (ended["code"], ended["signal"], ended["stop"]) == (0, None, None)
@@ -82,17 +88,17 @@ def test_begun_then_exit_and_the_lock_in_between(tmp_path: Path) -> None:
 def test_how_the_worker_ended(
     tmp_path: Path, script: str, code: int | None, number: int | None
 ) -> None:
-    assert start(tmp_path, script).wait(10) == 0
+    assert start(tmp_path, script).wait(120) == 0
     assert (exit_of(tmp_path)["code"], exit_of(tmp_path)["signal"]) == (code, number)
 
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     process = start(tmp_path, "")
-    process.wait(10)
+    process.wait(120)
     spec = json.loads((tmp_path / "spec.json").read_text())
     spec["argv"] = ["/nonexistent/python"]
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    subprocess.run([sys.executable, "-I", "-S", str(SHIM), str(tmp_path)], check=True, timeout=10)
+    subprocess.run([sys.executable, "-I", "-S", str(SHIM), str(tmp_path)], check=True, timeout=120)
     assert exit_of(tmp_path)["code"] == 127
     assert "could not be started" in (tmp_path / "log").read_text()
 
@@ -101,19 +107,19 @@ def test_term_lets_the_worker_save(tmp_path: Path) -> None:
     script = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
-        "print('up', flush=True)\ntime.sleep(60)"
+        "print('up', flush=True)\ntime.sleep(600)"
     )
     process = start(tmp_path, script)
     wait_for(lambda: (tmp_path / "log").exists() and "up" in (tmp_path / "log").read_text())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     assert (exit_of(tmp_path)["code"], exit_of(tmp_path)["stop"]) == (5, "term")
 
 
 STUBBORN = (
     "import signal, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    "print('up', flush=True)\ntime.sleep(60)"
+    "print('up', flush=True)\ntime.sleep(600)"
 )
 
 
@@ -121,12 +127,12 @@ def test_the_grace_period_ends_in_a_kill(tmp_path: Path) -> None:
     process = start(tmp_path, STUBBORN, grace=0.4)
     wait_for(lambda: (tmp_path / "log").exists() and "up" in (tmp_path / "log").read_text())
     begin = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    # asked again: the deadline of the first time stands
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
-    assert 0.35 < time.monotonic() - begin < 2.0
+    # asked again and again: the deadline of the first time stands, else this never ends
+    while process.poll() is None:
+        assert time.monotonic() < begin + 120
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert time.monotonic() - begin > 0.35
     assert (exit_of(tmp_path)["signal"], exit_of(tmp_path)["stop"]) == (9, "grace")
 
 
@@ -135,7 +141,7 @@ def test_usr1_kills_at_once(tmp_path: Path) -> None:
     wait_for(lambda: (tmp_path / "log").exists() and "up" in (tmp_path / "log").read_text())
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(5) == 0
+    assert process.wait(120) == 0
     assert exit_of(tmp_path)["stop"] == "kill"
 
 
@@ -149,7 +155,7 @@ def test_everything_the_worker_left_is_killed(tmp_path: Path) -> None:
         "    print(p.pid, flush=True)\n"
     )
     process = start(tmp_path, script)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     pids = [int(line) for line in (tmp_path / "log").read_text().split()]
     assert len(pids) == 2
     assert all(start_ticks(pid) is None for pid in pids)
@@ -162,7 +168,7 @@ def test_a_killed_shim_takes_its_worker_along(tmp_path: Path) -> None:
     worker = int((tmp_path / "log").read_text())
     process.kill()
     process.wait()
-    wait_for(lambda: not is_locked(tmp_path / "lock"), 5)
+    wait_for(lambda: not is_locked(tmp_path / "lock"))
     state = Path(f"/proc/{worker}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
     assert not (tmp_path / "exit.json").exists()

@@ -17,6 +17,8 @@ class ProbeSpec(StepSpec):
     steps: int = 1
     step_s: float = 0.0
     checkpoint_every: int = 0
+    hold: str = ""
+    """Before the last step, wait while this file exists: the test says when the run may end."""
     ledger: str = ""
     """A file that gets one line at the begin, at each step and at the commit (O_APPEND)."""
     fail_at: int = -1

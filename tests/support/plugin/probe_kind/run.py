@@ -71,6 +71,11 @@ def misbehave(ctx: StepContext, spec: ProbeSpec, done: int) -> None:
         os._exit(3)
 
 
+def wait_while_held(ctx: StepContext, spec: ProbeSpec) -> None:
+    while spec.hold and os.path.exists(spec.hold) and not ctx.should_stop:
+        time.sleep(0.01)
+
+
 def run(ctx: StepContext) -> StepResult:
     spec = ctx.params
     assert isinstance(spec, ProbeSpec)
@@ -105,6 +110,8 @@ def run(ctx: StepContext) -> StepResult:
         for _ in range(spec.loud_kib):
             sys.stdout.write("x" * 1023 + "\n")
     while done < spec.steps:
+        if done == spec.steps - 1:
+            wait_while_held(ctx, spec)
         if ctx.should_stop and not spec.ignore_term:
             if spec.checkpoint_every:
                 save(ctx, done, total)
