@@ -31,11 +31,7 @@ def scatter(
     Returns:
         Lines of at most ``width`` columns; none where fewer than two points can be drawn.
     """
-    points = [
-        (str(p["name"]), float(p["x"]), float(p["y"]), bool(p.get("front")))
-        for p in chart.get("points", ())
-        if math.isfinite(float(p["x"])) and math.isfinite(float(p["y"]))
-    ]
+    points = [found for p in chart.get("points", ()) if (found := _point(p)) is not None]
     if len(points) < 2:
         return []
     columns = max(width, 40) - _MARGIN - 2
@@ -66,6 +62,16 @@ def scatter(
         *_axis(left, right, columns, str(chart.get("x", "")), ascii_only),
         f"{'':{_MARGIN}} {legend}"[: max(width, 40)],
     ]
+
+
+def _point(value: Mapping[str, Any]) -> tuple[str, float, float, bool] | None:
+    """Name, place and mark of a point; None where it can't be drawn (a report of long ago)."""
+    x, y = value.get("x"), value.get("y")
+    if not isinstance(x, (int, float)) or not isinstance(y, (int, float)):
+        return None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    return str(value.get("name", "")), float(x), float(y), bool(value.get("front"))
 
 
 def _label(plane: list[list[str]], row: int, column: int, name: str) -> None:

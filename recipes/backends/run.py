@@ -215,7 +215,11 @@ def _quantize(ctx: StepContext, worker: Worker, source: Source, result: Path) ->
     partial = result.with_name(result.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(result, ignore_errors=True)
-    facts = _call(ctx, worker, "quantize", {"output": str(partial)})
+    # what a backend needs to go on after an interruption; it outlives the attempt
+    scratch = result.with_name(result.name + ".scratch")
+    scratch.mkdir(exist_ok=True)
+    facts = _call(ctx, worker, "quantize", {"output": str(partial), "scratch": str(scratch)})
+    shutil.rmtree(scratch, ignore_errors=True)
     normalize(partial, source.folder)
     save_json(facts_file, facts)
     partial.rename(result)

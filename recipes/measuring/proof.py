@@ -220,6 +220,7 @@ def prove_gguf(
     threads: int,
     gpu_layers: int = 0,
     lossless: bool = False,
+    adapters: Sequence[Path] = (),
     check_stop: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Round trip through llama.cpp.
@@ -234,6 +235,7 @@ def prove_gguf(
         threads: CPU threads.
         gpu_layers: layers on the GPU.
         lossless: nothing was quantized: the mean KL over the answers must be almost zero, too.
+        adapters: LoRA files in GGUF form, applied over ``path``.
         check_stop: raises when the step is to stop.
     """
     from recipes.gguf.runtime import GgufModel
@@ -243,7 +245,9 @@ def prove_gguf(
     cases = []
     tokens = 0
     seconds = 0.0
-    with GgufModel(path, context=longest + 8, threads=threads, gpu_layers=gpu_layers) as model:
+    with GgufModel(
+        path, context=longest + 8, threads=threads, gpu_layers=gpu_layers, adapters=adapters
+    ) as model:
         if noise is None:
             kl, noise = spread(model, answers)
             if lossless and kl > LOSSLESS_KL:

@@ -38,6 +38,7 @@ def test_ascii_only() -> None:
 def test_nothing_to_compare() -> None:
     assert scatter(of(LADDER[:1]), 60) == []
     assert scatter(of([*LADDER[:1], ("bad", 1, float("nan"), False)]), 60) == []
+    assert scatter({"points": [{"level": "Q8_0", "size_bytes": 1}] * 3}, 60) == []
 
 
 @given(

@@ -1,12 +1,16 @@
 """GPTQ and AWQ by GPTQModel 7.6, with what it needs on a CPU.
 
 AWQ on a CPU must be told ``AWQ_TORCH`` (it picks a CUDA kernel otherwise); its packing threads are
-bound to the cores it may use.
+bound to the cores it may use. With GPTQ every finished layer is kept in ``request["scratch"]``:
+an interrupted calibration goes on behind the last one and ends with the same tensors. AWQ begins
+anew: version 7.6.0 can't read its own checkpoints of AWQ layers ("tensor schema differs").
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,13 +27,35 @@ def _backend(request: dict[str, Any]) -> Any:
     return BACKEND.AUTO
 
 
+def _config(settings: dict[str, Any], scratch: Path) -> Any:
+    """The library's own configuration; finished layers leave memory for ``scratch``."""
+    from gptqmodel import QuantizeConfig
+
+    place = scratch / "layers"
+    place.mkdir(parents=True, exist_ok=True)
+    return QuantizeConfig(**settings, offload_to_disk=True, offload_to_disk_path=str(place))
+
+
+def _checkpoint(request: dict[str, Any], scratch: Path, tell: Tell) -> Any:
+    """Where the library keeps what is needed to go on after each layer; None: it can't."""
+    from gptqmodel import CheckpointConfig
+
+    if request["format"] != "gptq":
+        return None
+    place = scratch / "checkpoint"
+    if (place / "CURRENT").exists():
+        tell({"note": "an earlier attempt's layers are used again"})
+    return CheckpointConfig(path=str(place))
+
+
 def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Quantize ``request["source"]`` into ``request["output"]``."""
     # its pools ask for two workers at least
     os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(int(request["threads"]), 2))
     tell({"phase": "loading gptqmodel"})
     import torch
-    from gptqmodel import GPTQModel, QuantizeConfig, __version__
+    from gptqmodel import GPTQModel, __version__
+    from gptqmodel.looper.checkpoint_store import CheckpointError
 
     torch.set_num_threads(int(request["threads"]))
     settings: dict[str, Any] = {
@@ -40,17 +66,40 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         "device": request["device"],
         **request["options"],
     }
-    model = GPTQModel.load(request["source"], QuantizeConfig(**settings))
+    scratch = Path(request["scratch"])
+    model = GPTQModel.load(request["source"], _config(settings, scratch))
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in calibration(request)]
     tell({"phase": f"quantizing to {request['format']} with {len(rows)} calibration windows"})
-    model.quantize(rows, batch_size=1, backend=_backend(request))
+    options = {"batch_size": 1, "backend": _backend(request)}
+    checkpoint = _checkpoint(request, scratch, tell)
+    try:
+        model.quantize(rows, checkpoint=checkpoint, **options)
+    except CheckpointError as error:
+        # made by other settings, or damaged: what it saves is time, never the result
+        tell({"note": f"the earlier attempt's layers are of no use: {error}"})
+        shutil.rmtree(scratch)
+        model = GPTQModel.load(request["source"], _config(settings, scratch))
+        model.quantize(rows, checkpoint=_checkpoint(request, scratch, tell), **options)
     tell({"phase": "saving"})
     model.save(request["output"])
+    _forget_paths(Path(request["output"]))
     settings.pop("device")
     return {
         "settings": settings,
         "versions": {"gptqmodel": __version__, "torch": torch.__version__},
     }
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take this machine's scratch folder out of the written configurations."""
+    for name in ("config.json", "quantize_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        value = json.loads(file.read_text(encoding="utf-8"))
+        own = value.get("quantization_config", value)
+        own.get("meta", {}).pop("offload_to_disk_path", None)
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path, request: dict[str, Any]) -> Any:

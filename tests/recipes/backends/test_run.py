@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from engine.errors import StepFailed
+from engine.errors import ModelOpsError, StepFailed
 from engine.registry import Registry
 from recipes.backends.run import normalize
 from recipes.quantize.run import run
-from tests.recipes.quantize.steps import context, spec_for
+from tests.recipes.quantize.steps import context, events, spec_for
 
 
 @pytest.mark.parametrize("chosen", ["bnb-nf4", "bnb-int8"])
@@ -103,3 +107,42 @@ def test_version_5_configurations_are_put_in_version_4_words(tmp_path: Path) -> 
     folder = legacy.legacy_folder(source)
     assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text())["rope_theta"] == 100000.0
+
+
+@pytest.mark.slow
+def test_a_killed_calibration_goes_on_and_ends_with_the_same_tensors(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file
+
+    first = context(tmp_path / "whole", spec_for(tiny_model, rows, format="gptq"))
+    whole = Registry.open(first.paths).materialize(run(first).outputs["model"])
+
+    ctx = context(tmp_path / "cut", spec_for(tiny_model, rows, format="gptq"))
+    shutil.rmtree(ctx.paths.backends, ignore_errors=True)
+    ctx.paths.backends.symlink_to(first.paths.backends)
+    scratch = ctx.work_dir / "levels" / "gptq-4bit-g128.scratch"
+    killer = threading.Thread(target=_kill_behind, args=(scratch / "checkpoint" / "CURRENT",))
+    killer.start()
+    with pytest.raises(ModelOpsError):
+        run(ctx)
+    killer.join()
+    assert (scratch / "checkpoint" / "CURRENT").exists()
+    again = context(tmp_path / "cut", spec_for(tiny_model, rows, format="gptq"))
+    result = Registry.open(again.paths).materialize(run(again).outputs["model"])
+    assert any("used again" in str(event) for event in events(again))
+    want, have = load_file(whole / "model.safetensors"), load_file(result / "model.safetensors")
+    assert want.keys() == have.keys()
+    assert all((want[name] == have[name]).all() for name in want)
+    assert str(tmp_path) not in (result / "config.json").read_text()
+    assert not scratch.exists()
+
+
+def _kill_behind(mark: Path) -> None:
+    """``kill -9`` the worker of this process as soon as it has kept its first layer."""
+    deadline = time.monotonic() + 280
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for process in psutil.Process().children(recursive=True):
+        if any("on_gptqmodel" in part for part in process.cmdline()):
+            process.kill()
