@@ -150,16 +150,17 @@ def measure(station: Workstation, label: str, model: str, tokens: int, gate: Tar
     spent = {name: processor_seconds(pid) - spent[name] for name, pid in pids.items()}
     lines = [
         f"\n{label}: {tokens} tokens a stream, {ROUNDS} rounds\n",
-        "| place | tokens/s | of the server's own | first byte p50 | more than the server |",
-        "|---|---|---|---|---|",
+        "| place | tokens/s | of the server's own | first byte p50 | more | p10 |",
+        "|---|---|---|---|---|---|",
     ]
     base = targets[0]
     for target in targets:
         share = statistics.median(a / b for a, b in zip(target.rates, base.rates, strict=True))
         more = statistics.median(a - b for a, b in zip(target.first, base.first, strict=True))
         lines.append(
-            f"| {target.name} | {statistics.median(target.rates):.1f} | {share:.1%} | "
-            f"{statistics.median(target.first) * 1000:.2f} ms | {more * 1000:+.2f} ms |"
+            f"| {target.name} | {statistics.median(target.rates):.0f} | {share:.1%} | "
+            f"{statistics.median(target.first) * 1000:.2f} ms | {more * 1000:+.2f} ms | "
+            f"{(calm(target.first) - calm(base.first)) * 1000:+.2f} ms |"
         )
     through = ROUNDS * tokens
     lines.append(
@@ -173,6 +174,11 @@ def measure(station: Workstation, label: str, model: str, tokens: int, gate: Tar
     station.serving.stop("bench", wait_s=60)
     station.serving.remove("bench")
     return lines
+
+
+def calm(values: list[float]) -> float:
+    """The tenth percentile: what it takes while nothing else wants the processor."""
+    return statistics.quantiles(values, n=10)[0]
 
 
 def _pids(station: Workstation, gate: Target) -> dict[str, int]:

@@ -55,6 +55,7 @@ def gateway(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
         ssl_certfile=tls_certificate or None,
         ssl_keyfile=tls_key or None,

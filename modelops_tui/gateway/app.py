@@ -29,7 +29,7 @@ from modelops_tui.gateway.place import REFUSALS, GatewaySettings, Place, openapi
 from modelops_tui.gateway.routing import Router
 from modelops_tui.gateway.tokens import Tokens
 
-_GROUPS = (jobs, recipes, data, registry, remotes, indexes, deployments, system, openai)
+_GROUPS = (openai, jobs, recipes, data, registry, remotes, indexes, deployments, system)
 
 
 class Health(BaseModel):
@@ -62,10 +62,12 @@ def create_app(bench: Workbench, settings: GatewaySettings | None = None) -> Fas
     place = Place(bench, gate, router, settings)
     app.state.router = router
     handle_errors(app)
+    # before all others: routes are looked through in order, and these must be quick
+    app.router.routes.extend(openai.endpoints(place))
     _health(app, place)
     for module in _GROUPS:
         app.include_router(module.routes(place))
-    app.openapi = openapi_of(app)  # type: ignore[method-assign]
+    app.openapi = openapi_of(app, openai.described(), openai.schemas())  # type: ignore[method-assign]
     app.add_middleware(Limits, max_body=settings.max_body)
     return app
 

@@ -131,8 +131,11 @@ def group(tag: str) -> APIRouter:
     return APIRouter(tags=[tag], responses=REFUSALS)
 
 
-def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """What ``app.openapi`` shall be: the schema of errors once, tuples as every client reads them.
+def openapi_of(
+    app: FastAPI, paths: dict[str, Any], schemas: dict[str, Any]
+) -> Callable[[], dict[str, Any]]:
+    """What ``app.openapi`` shall be: also ``paths`` and ``schemas`` that FastAPI knows nothing of,
+    the schema of errors once, and tuples as every client reads them.
 
     ``prefixItems`` (how pydantic writes a tuple) is right and known to few; a tuple of this API is
     an array of a fixed length.
@@ -142,10 +145,10 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
         if not made:
             document = FastAPI.openapi(app)
-            schemas = document["components"]["schemas"]
             whole = ErrorDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(whole.pop("$defs"))
-            schemas["ErrorDocument"] = whole
+            parts = {**schemas, **whole.pop("$defs"), "ErrorDocument": whole}
+            document["components"]["schemas"].update(parts)
+            document["paths"].update(paths)
             _plain_tuples(document)
             made.update(document)
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import suppress
 from typing import Any
@@ -32,6 +33,7 @@ class Router:
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         self._pools: dict[str, Upstream] = {}
+        self._known: dict[str, tuple[tuple[int, int], records.Record, str]] = {}
         self.figures = Figures()
 
     def models(self) -> list[dict[str, Any]]:
@@ -67,13 +69,34 @@ class Router:
         Raises:
             HttpError: 404 when nothing does.
         """
-        # one small file that the page cache holds: cheaper than a thread would be
         with suppress(NotFound, BadInput):
-            return records.load(self.bench.paths, model)
+            return self._look(model)[0]
         for record in records.all_records(self.bench.paths):
             if model in record.adapters:
                 return record
         raise HttpError(404, f"the model {model!r} does not exist", "invalid_request_error")
+
+    def key(self, record: records.Record) -> str:
+        """The key its front asks for; empty where it asks for none."""
+        with suppress(NotFound, BadInput):
+            return self._look(record.name)[1]
+        return ""
+
+    def _look(self, name: str) -> tuple[records.Record, str]:
+        """Record and key of a deployment, read again only when the record was replaced."""
+        file = records.folder(self.bench.paths, name) / "deployment.json"
+        try:
+            stat = os.stat(file)
+        except FileNotFoundError:
+            self._known.pop(name, None)
+            return records.load(self.bench.paths, name), ""
+        stamp = (stat.st_ino, stat.st_mtime_ns)
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            record = records.load(self.bench.paths, name)
+            key = records.secret(self.bench.paths, name, "key") if record.has_key else ""
+            known = self._known[name] = (stamp, record, key)
+        return known[1], known[2]
 
     def revive(self, record: records.Record) -> None:
         """Resume a paused deployment.
@@ -122,10 +145,10 @@ class RelayResponse(Response):
             figures.ended(time.monotonic() - began, ok=ok)
 
     async def _try(self, receive: Receive, send: Send, began: float) -> bool:
-        record, paths = self._record, self._router.bench.paths
+        record = self._record
         deadline = time.monotonic() + WAIT_S
         while True:
-            key = records.secret(paths, record.name, "key") if record.has_key else ""
+            key = self._router.key(record)
             headers = [(b"content-type", b"application/json")]
             if key:
                 headers.append((b"authorization", b"Bearer " + key.encode()))

@@ -129,8 +129,27 @@ def test_openapi_names_every_route_with_its_examples(gateway: Gateway) -> None:
     status, value, _ = gateway.ask("GET", "/openapi.json")
     assert status == 200
     assert value["openapi"].startswith("3.1")
-    body = value["paths"]["/v1/chat/completions"]["post"]["requestBody"]
-    assert "messages" in body["content"]["application/json"]["schema"]["examples"][0]
-    for operations in value["paths"].values():
+    chat = value["paths"]["/v1/chat/completions"]["post"]
+    schema = chat["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Chat"}
+    assert "messages" in value["components"]["schemas"]["Chat"]["examples"][0]
+    for path, operations in value["paths"].items():
         for operation in operations.values():
             assert operation["operationId"]
+            assert operation.get("description"), path
+            if path != "/health":
+                assert operation["security"] == [{"HTTPBearer": []}], path
+            for media in operation.get("requestBody", {}).get("content", {}).values():
+                name = media["schema"]["$ref"].rpartition("/")[2]
+                assert value["components"]["schemas"][name]["examples"], path
+
+
+def test_every_subject_of_the_workbench_has_routes(gateway: Gateway) -> None:
+    document = gateway.app.openapi()
+    subjects = {
+        tag for path in document["paths"].values() for o in path.values() for tag in o["tags"]
+    }
+    assert subjects >= {
+        *("jobs", "recipes", "data", "registry", "remotes", "rag", "deployments", "system"),
+        "openai",
+    }
