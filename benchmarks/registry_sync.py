@@ -1,6 +1,6 @@
 """Push and pull beside the minio SDK and raw obstore, on one real S3 server (SeaweedFS).
 
-    python -m benchmarks.registry_sync [--mib 256] [--small 500]
+    python -m benchmarks.registry_sync [--mib 256] [--files 4] [--small 500]
 
 CPU of this process and wall time, in turns, in one run; prints Markdown. The server runs beside, so
 wall time is shared with it; the ratio survives that.
@@ -9,6 +9,7 @@ wall time is shared with it; the ratio survives that.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import statistics
@@ -22,7 +23,6 @@ from engine.api.artifacts import Artifacts
 from engine.paths import StatePaths
 from tests.engine.registry import servers
 
-ROUNDS = 3
 Cost = tuple[float, float]
 
 
@@ -42,10 +42,10 @@ def row(what: str, ours: list[Cost], theirs: list[Cost], bar: str) -> None:
     )
 
 
-def make_folder(folder: Path, mib: int, small: int) -> Path:
+def make_folder(folder: Path, mib: int, files: int, small: int) -> Path:
     folder.mkdir()
-    for n in range(4):
-        (folder / f"model-{n}").write_bytes(os.urandom(mib << 18))
+    for n in range(files):
+        (folder / f"model-{n}").write_bytes(os.urandom((mib << 20) // files))
     for n in range(small):
         (folder / f"small-{n}").write_bytes(os.urandom(4096))
     return folder
@@ -80,8 +80,15 @@ def raw_store(endpoint: str) -> Any:
     )
 
 
-def by_obstore(store: Any, prefix: str, target: Path) -> None:
-    """What a pull does at least: stream every blob to a file, eight at a time."""
+def by_obstore(store: Any, prefix: str, target: Path, *, verify: bool = False) -> None:
+    """What a pull does at least: stream every blob to a file, eight at a time.
+
+    Args:
+        store: the bucket.
+        prefix: where the blobs are; each is named by its sha256.
+        target: a folder to make.
+        verify: hash each chunk on its way, which is the least that verifying can cost.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import obstore
@@ -90,20 +97,27 @@ def by_obstore(store: Any, prefix: str, target: Path) -> None:
     keys = [item["path"] for page in obstore.list(store, prefix=prefix) for item in page]
 
     def one(key: str) -> None:
-        with open(target / Path(key).name, "wb") as out:
+        name = Path(key).name
+        digest = hashlib.sha256()
+        with open(target / name, "wb") as out:
             for chunk in obstore.get(store, key).stream(min_chunk_size=1 << 20):
+                if verify:
+                    digest.update(chunk)
                 out.write(chunk)
             os.fsync(out.fileno())
+        if verify and digest.hexdigest() != name:
+            raise ValueError(f"{name} came damaged")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, keys))
-    shutil.rmtree(target)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--small", type=int, default=500)
+    parser.add_argument("--files", type=int, default=4, help="into how many the MiB are divided")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     os.environ |= {
         "AWS_ACCESS_KEY_ID": servers.ACCESS,
@@ -114,16 +128,20 @@ def main() -> None:
     try:
         with servers.seaweed(root / "weed") as endpoint:
             print("| what (CPU s / wall s) | ours | theirs | ratio | bar |\n|---|---|---|---|---|")
-            measure(root, endpoint, options.mib, options.small)
+            folder = make_folder(root / "source", options.mib, options.files, options.small)
+            measure(root, endpoint, folder, options.rounds)
     finally:
         shutil.rmtree(root)
 
 
-def measure(root: Path, endpoint: str, mib: int, small: int) -> None:
-    folder = make_folder(root / "source", mib, small)
+def measure(root: Path, endpoint: str, folder: Path, rounds: int) -> None:
     store = raw_store(endpoint)
-    push, minio, pull, raw = [], [], [], []
-    for n in range(ROUNDS):
+    push: list[Cost] = []
+    minio: list[Cost] = []
+    pull: list[Cost] = []
+    raw: list[Cost] = []
+    hashed: list[Cost] = []
+    for n in range(rounds):
         url = f"s3://models/ours{n}?endpoint={endpoint}"
         here = Artifacts(StatePaths(root / f"here{n}"))
         here.remote_add("origin", url)
@@ -132,15 +150,19 @@ def measure(root: Path, endpoint: str, mib: int, small: int) -> None:
         there = Artifacts(StatePaths(root / f"there{n}"))
         there.clone(url)
         here.add(folder, name="a", artifact_type="model")
-        minio.append(cost(lambda n=n: by_minio(endpoint, f"theirs{n}", folder)))
+        blobs = f"ours{n}/blobs"
+        minio.append(cost(lambda n=n: by_minio(endpoint, f"theirs{n}", folder)))  # type: ignore[misc]
         push.append(cost(here.push))
-        raw.append(cost(lambda n=n: by_obstore(store, f"ours{n}/blobs", root / "raw")))
+        raw.append(cost(lambda b=blobs: by_obstore(store, b, root / "raw")))  # type: ignore[misc]
         pull.append(cost(there.pull))
-        for state in (root / f"here{n}", root / f"there{n}"):
-            shutil.rmtree(state)
-    size = f"{mib} MiB + {small} small files"
-    row(f"push {size} / minio SDK", push, minio, "1.0")
-    row(f"pull + verify {size} / raw obstore", pull, raw, "1.1")
+        hashed.append(
+            cost(lambda b=blobs: by_obstore(store, b, root / "hashed", verify=True))  # type: ignore[misc]
+        )
+        for made in (f"here{n}", f"there{n}", "raw", "hashed"):
+            shutil.rmtree(root / made)
+    row("push / minio SDK", push, minio, "1.0")
+    row("pull + verify / raw obstore", pull, raw, "1.1")
+    row("pull + verify / raw obstore + sha256", pull, hashed, "-")
 
 
 if __name__ == "__main__":

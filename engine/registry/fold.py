@@ -82,7 +82,7 @@ def _publish(
         version = f"{version}+{body.manifest[7:13]}"
         verdict = f"conflict: {body.name} has a version {body.version}; this one is {version}"
     event = signed.event
-    db.execute(
+    number = db.execute(
         "insert into artifacts (manifest, name, version, type, created, size, files, license, "
         "tags, metrics, run, parents, signed_by, writer, seq, key, hidden, yanked, reason, "
         "deleted, pickles, missing) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,'',0,?,?)",
@@ -99,11 +99,11 @@ def _publish(
             bool(manifest and manifest.scan.pickles),
             manifest is None,
         ),
-    )
+    ).lastrowid
     if body.key is not None:
         db.execute("insert into keys values (?,?)", (body.key, body.manifest))
     if manifest is not None:
-        _details(db, body.manifest, manifest, version)
+        _details(db, number, body.manifest, manifest, version)
     return verdict
 
 
@@ -128,27 +128,28 @@ def _facts(manifest: Manifest | None, event: Event) -> tuple[object, ...]:
     )
 
 
-def _details(db: sqlite3.Connection, identity: str, manifest: Manifest, version: str) -> None:
+def _details(
+    db: sqlite3.Connection, number: int | None, identity: str, manifest: Manifest, version: str
+) -> None:
     db.executemany(
         "insert or ignore into edges values (?,?,?)",
         [(identity, parent.manifest, parent.rel) for parent in manifest.parents],
     )
     db.executemany(
-        "insert or replace into metrics values (?,?,?)",
-        [(identity, key, float(value)) for key, value in manifest.metrics.items()],
+        "insert or replace into metrics values (?,?,?,?)",
+        [(identity, key, float(value), number) for key, value in manifest.metrics.items()],
     )
     db.executemany(
-        "insert or ignore into labels values (?,?)", [(tag, identity) for tag in manifest.tags]
+        "insert or ignore into labels values (?,?)", [(tag, number) for tag in manifest.tags]
     )
     db.execute(
-        "insert into artifacts_fts (rowid, name, tags, license, card) "
-        "select rowid, ?, ?, ?, ? from artifacts where manifest=?",
+        "insert into artifacts_fts (rowid, name, tags, license, card) values (?,?,?,?,?)",
         (
+            number,
             f"{manifest.name} {version}",
             " ".join(manifest.tags),
             manifest.license or "",
             manifest.card[:20_000],
-            identity,
         ),
     )
 

@@ -26,7 +26,7 @@ from engine.registry.log import (
 )
 from engine.registry.trust import Trust
 
-SCHEMA = "5"
+SCHEMA = "6"
 
 _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     "meta": ({"key": str, "value": str}, ("key",)),
@@ -49,8 +49,11 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         ("id",),
     ),
     "edges": ({"child": str, "parent": str, "rel": str}, ("child", "parent", "rel")),
-    "metrics": ({"manifest": str, "name": str, "value": float}, ("manifest", "name")),
-    "labels": ({"tag": str, "manifest": str}, ("tag", "manifest")),
+    "metrics": (
+        {"manifest": str, "name": str, "value": float, "artifact": int},
+        ("manifest", "name"),
+    ),
+    "labels": ({"tag": str, "artifact": int}, ("tag", "artifact")),
     "stages": (
         {"name": str, "stage": str, "manifest": str, "since": str, "writer": str, "seq": int},
         ("name", "stage"),
@@ -77,7 +80,7 @@ _INDEXES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("artifacts", ("type", "deleted", "hidden", "id"), False),
     ("artifacts", ("name", "id"), False),
     ("edges", ("parent",), False),
-    ("metrics", ("name", "value"), False),
+    ("metrics", ("name", "value", "artifact"), False),
     ("stages", ("stage",), False),
     ("stages", ("manifest",), False),
     ("tags", ("tag",), False),

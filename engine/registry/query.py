@@ -178,24 +178,40 @@ def select(
         limit: at most so many.
         before: manifest id of the last one of the page before.
     """
-    # "+": with a name, the name's own index is the one to walk
-    plain = "+" if name else ""
+    found = []
+    if stage:
+        rule = "select manifest from stages where stage=?"
+        test = "select 1 from stages where stage=? and manifest=a.manifest"
+        rule = f"select id from artifacts where manifest in ({rule})"
+        found.append(_among(db, rule, (test,), [stage]))
+    if tag:
+        rule = (
+            "select artifact from labels where tag=? union "
+            "select id from artifacts where manifest in (select manifest from tags where tag=?)"
+        )
+        own = "select 1 from labels where tag=? and artifact=a.id"
+        given = "select 1 from tags where tag=? and manifest=a.manifest"
+        found.append(_among(db, rule, (own, given), [tag, tag]))
+    if metric:
+        limits, bound = _bound(metric)
+        rule = f"select artifact from metrics where {limits}"
+        test = f"select 1 from metrics where {limits} and manifest=a.manifest"
+        found.append(_among(db, rule, (test,), bound))
+    # "+": where a name or a few ids are given, those are walked, not all that is not deleted
+    plain = "+" if name or any(few for _, _, few in found) else ""
     where, values = [f"{plain}a.deleted=0"], []
     source = "artifacts a"
     if not include_runs:
         where.append(f"{plain}a.hidden=0")
-    for column, wanted in (("type", artifact_type), ("name", name)):
-        if wanted:
-            where.append(f"a.{column}=?")
-            values.append(wanted)
-    if stage:
-        _among(db, where, values, "select manifest from stages where stage=?", [stage])
-    if tag:
-        rule = "select manifest from labels where tag=? union select manifest from tags where tag=?"
-        _among(db, where, values, rule, [tag, tag])
-    if metric:
-        rule, bound = _bound(metric)
-        _among(db, where, values, rule, bound)
+    if artifact_type:
+        where.append(f"{plain}a.type=?")
+        values.append(artifact_type)
+    if name:
+        where.append("a.name=?")
+        values.append(name)
+    for condition, arguments, _ in found:
+        where.append(condition)
+        values += arguments
     if text and text.strip():
         # the full-text index walks backwards by rowid, which is the order of the log
         source = "artifacts_fts f cross join artifacts a on a.id=f.rowid"
@@ -212,21 +228,28 @@ def select(
     return views(db, db.execute(sql, (*values, -1 if limit is None else limit)))
 
 
-#: Up to so many matches are looked up and sorted; more are met soon on the way from the newest.
-_FEW = 2_000
+#: Up to so many matches are walked from the newest; of more, the newest are met soon anyway.
+_FEW = 4_000
 
 
 def _among(
-    db: sqlite3.Connection, where: list[str], values: list[Any], rule: str, arguments: list[Any]
-) -> None:
-    """Ask for artifacts that ``rule`` selects, in the way that suits how many it selects."""
+    db: sqlite3.Connection, rule: str, tests: tuple[str, ...], arguments: list[Any]
+) -> tuple[str, list[Any], bool]:
+    """The condition for artifacts that a rule selects, in the way that suits how many it selects.
+
+    Args:
+        db: the index.
+        rule: a select of the ids of all matches.
+        tests: selects that find something where ``a`` is a match: what ``rule`` says, one by one.
+        arguments: of the rule, and of the tests.
+
+    Returns:
+        The condition, its arguments, and whether they are few.
+    """
     count = db.execute(f"select count(*) from ({rule} limit {_FEW})", arguments).fetchone()[0]
     if count < _FEW:
-        where.append(f"a.manifest in ({rule})")
-    else:
-        parts = [f"{part} and manifest=a.manifest" for part in rule.split(" union ")]
-        where.append(f"({' or '.join(f'exists ({part})' for part in parts)})")
-    values += arguments
+        return f"a.id in ({rule})", arguments, True
+    return f"({' or '.join(f'exists ({test})' for test in tests)})", arguments, False
 
 
 def _match(text: str) -> str:
@@ -240,8 +263,7 @@ def _bound(metric: str) -> tuple[str, list[Any]]:
     match = _METRIC.match(metric.strip())
     if not match:
         raise BadInput(f"{metric!r} is no bound on a metric", hint="for example: perplexity<=12")
-    rule = f"select manifest from metrics where name=? and value {match[2]} ?"
-    return rule, [match[1], float(match[3])]
+    return f"name=? and value {match[2]} ?", [match[1], float(match[3])]
 
 
 def ancestors(db: sqlite3.Connection, manifest: str, *, limit: int = -1) -> list[str]:
