@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.errors import BadInput, Conflict, NotFound, Refused
 from engine.registry import keys as keyring
+from engine.registry import rotation
 from engine.registry.documents import KeyChange, Revocation, Role, Root, StageRule, now
 from engine.registry.envelope import key_id
 from engine.registry.keys import SigningPair, fingerprint
-from engine.registry.log import own_writer, who
+from engine.registry.log import who
 from engine.registry.names import check_tag
 from engine.registry.trust import RoleName, install_root, next_root, public_entry
+from engine.supervise.crash import crash_point
 from engine.types.artifacts import KeyView
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def _change(store: Store, root: Root, signers: Sequence[SigningPair], note: str)
     store.trust = install_root(
         store.layout, store.trust, root, [signer.signer for signer in signers]
     )
+    crash_point("registry.rooted")
     store.commit(KeyChange(root=root.version, note=note))
 
 
@@ -88,8 +91,10 @@ def create_release(
     with store.locked():
         store.db()
         signers = root_signers(store, unlocked)
-        pair = keyring.create_release_key(store.layout.keys, name, passphrase)
         root = store.trust.current
+        keyring.set_aside_unlisted(store.layout.keys, name, root.keys)
+        pair = keyring.create_release_key(store.layout.keys, name, passphrase)
+        crash_point("registry.release-made")
         first = "release" not in root.roles
         roles: dict[RoleName, Role] = {"release": _with_member(root, "release", pair.id)}
         if first:
@@ -198,14 +203,15 @@ def revoke(
         remaining = [k for k in root.roles["root"].keys if k != identity]
         roles: dict[RoleName, Role] = {}
         if identity in root.roles["root"].keys:
-            if not remaining:
+            if not remaining and identity != store.device.id:
                 raise Conflict(
                     "that is the only key of the root role",
                     why="nobody could change the trust root any more",
                     hint="add another release key first: modelops-tui keys create-release",
                 )
-            threshold = min(root.roles["root"].threshold, len(remaining))
-            roles["root"] = Role(keys=remaining, threshold=threshold)
+            if remaining:
+                threshold = min(root.roles["root"].threshold, len(remaining))
+                roles["root"] = Role(keys=remaining, threshold=threshold)
         changed = next_root(
             root,
             roles=roles,
@@ -229,7 +235,7 @@ def _replace_device(
     store: Store, changed: Root, signers: Sequence[SigningPair], reason: str
 ) -> None:
     old = store.device
-    fresh = keyring.new_device_key(store.layout.keys, replace=True)
+    fresh = rotation.begin(store)
     roles: dict[RoleName, Role] = {"device": _with_member(changed, "device", fresh.id)}
     root_role = store.trust.current.roles["root"]
     if root_role.keys == [old.id]:
@@ -242,9 +248,11 @@ def _replace_device(
             "roles": {**changed.roles, **roles},
         }
     )
-    store.device = fresh
-    own_writer(store.layout, fresh)
-    _change(store, merged, [*signers, fresh], f"new device key {fresh.id[:16]}: {reason}")
+    store.trust = install_root(
+        store.layout, store.trust, merged, [signer.signer for signer in (*signers, fresh)]
+    )
+    crash_point("registry.rotate-rooted")
+    rotation.finish(store, f"new device key {fresh.id[:16]}: {reason}")
 
 
 def set_stage(

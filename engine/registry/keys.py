@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from engine.errors import BadInput, Conflict, IntegrityError, NotFound, Refused
 from engine.registry import canonical
 from engine.registry.envelope import key_id
 from engine.registry.names import check_name
-from engine.supervise.durable import write_durably
+from engine.supervise.durable import sync_folder, write_durably
 
 MIN_PASSPHRASE = 8
 
@@ -67,34 +68,42 @@ def device_key(folder: Path) -> SigningPair:
             why=f"{path} has mode {mode & 0o777:04o}",
             hint=f"chmod 600 {path}; if somebody may have read it: modelops-tui keys rotate",
         )
-    return _pair(_seed(path))
+    return read_key(path)
 
 
-def new_device_key(folder: Path, *, replace: bool = False) -> SigningPair:
-    """Make a device key; two processes that race both get the one that was first.
-
-    Args:
-        folder: ``keys/`` of the state directory.
-        replace: set the present key aside (as ``device-<id>.retired.json``) and make another.
-    """
+def new_device_key(folder: Path) -> SigningPair:
+    """Make a device key; two processes that race both get the one that was first."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "device.json"
-    if replace and path.exists():
-        old = _pair(_seed(path))
-        path.rename(folder / f"device-{old.id[:16]}.retired.json")
-    pair = _pair(os.urandom(32))
+    pair = new_pair()
     partial = folder / f".device.{os.getpid()}.{os.urandom(4).hex()}"
-    write_durably(partial, _key_file(pair))
+    write_durably(partial, key_file(pair))
     try:
         os.link(partial, path)
     except FileExistsError:
-        pair = _pair(_seed(path))
+        pair = read_key(path)
     finally:
         partial.unlink()
+    sync_folder(folder)
     return pair
 
 
-def _key_file(pair: SigningPair) -> bytes:
+def new_pair() -> SigningPair:
+    """A fresh key."""
+    return _pair(os.urandom(32))
+
+
+def read_key(path: Path) -> SigningPair:
+    """The key in a device key's file.
+
+    Raises:
+        IntegrityError: it is damaged.
+    """
+    return _pair(_seed(path))
+
+
+def key_file(pair: SigningPair) -> bytes:
+    """What a device key's file holds."""
     return canonical.dumps(
         {"algorithm": "ed25519", "id": pair.id, "seed": base64.b64encode(pair.seed).decode()}
     )
@@ -150,6 +159,13 @@ def create_release_key(folder: Path, name: str, passphrase: str) -> SigningPair:
     pair = _pair(os.urandom(32))
     write_durably(path, _sealed(pair, passphrase))
     return pair
+
+
+def set_aside_unlisted(folder: Path, name: str, listed: Collection[str]) -> None:
+    """Make room for a release key of this name where one was made and never let in (a kill)."""
+    for key in release_keys(folder):
+        if key.name == name and key.id not in listed:
+            key.path.rename(folder / f"unlisted-{name}-{key.id[:16]}.json")
 
 
 def unlock_release_key(folder: Path, passphrase: str, name: str | None = None) -> SigningPair:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.errors import IntegrityError, NotFound
 from engine.paths import StatePaths
-from engine.registry import canonical, envelope, trust
+from engine.registry import canonical, envelope, rotation, trust
 from engine.registry.blobs import Blobs
 from engine.registry.documents import PAYLOAD, Body, Manifest, parse
 from engine.registry.index import Index, read_heads
@@ -170,6 +170,8 @@ class Store:
     def _reload_trust(self, *, force: bool = False) -> None:
         if force or self.layout.root_document(self.trust.current.version + 1).exists():
             self.trust = trust.load(self.layout, self.pinned)
+            # another process may have rotated it
+            self.device = device_key(self.layout.keys)
 
     def close(self) -> None:
         """Close the index's connection."""
@@ -199,6 +201,8 @@ class Store:
             Refused: this device's key is not (or no longer) trusted here.
         """
         db = self.db()
+        if body.type != "keys":
+            rotation.finish(self)
         writer = self.writer
         head = read_heads(db).get(writer, EMPTY)
         signed, data = seal_event(
@@ -259,6 +263,9 @@ def open_store(paths: StatePaths, kind: type[Store] = Store, *, create: bool = T
     first = opened.trust.roots[0]
     if (about["registry"], about.get("created")) != (first.registry, first.created):
         raise IntegrityError(f"{layout.about} is damaged", why="its first root says otherwise")
+    if rotation.waiting(opened) is not None:
+        with opened.locked():
+            rotation.finish(opened)
     return opened
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.api.artifacts import Artifacts
 from engine.paths import StatePaths
 
+PASSPHRASE = "correct horse battery"
+CHANGES: dict[str, Callable[[Artifacts], object]] = {
+    "rotate": lambda artifacts: artifacts.rotate_device_key(),
+    "release": lambda artifacts: artifacts.create_release_key("anna", PASSPHRASE),
+}
+
 
 def main() -> None:
-    """``killing.py publish|push STATE SOURCES``: says each manifest id after it is accepted."""
+    """``killing.py publish|push STATE SOURCES``: says each manifest id after it is accepted.
+
+    ``rotate`` and ``release`` change the keys, once.
+    """
     what, state, sources = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     artifacts = Artifacts(StatePaths(state))
+    if what in CHANGES:
+        CHANGES[what](artifacts)
+        sys.exit(0)
     number = 0
     while True:
         number += 1

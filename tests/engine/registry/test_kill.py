@@ -15,6 +15,7 @@ import pytest
 from engine.api.artifacts import Artifacts
 from engine.paths import StatePaths
 from tests.engine.registry.conftest import make_folder
+from tests.engine.registry.killing import PASSPHRASE
 
 ROOT = Path(__file__).resolve().parents[3]
 POINTS = (
@@ -93,6 +94,58 @@ def test_a_push_that_dies_is_taken_up(tmp_path: Path, point: str) -> None:
     clone_has(tmp_path / "before", remote, [x.split()[1] for x in said if x.startswith("pushed")])
     Artifacts(StatePaths(state)).push()
     clone_has(tmp_path / "after", remote, accepted)
+
+
+@pytest.mark.parametrize(
+    ("point", "rotated"),
+    [
+        ("registry.rotate-made", False),
+        ("registry.rotate-rooted", True),
+        ("registry.rotate-swapped", True),
+        ("registry.before-event", True),
+        ("registry.event-written", True),
+        ("registry.rotate-recorded", True),
+    ],
+)
+@pytest.mark.parametrize("who", ["opened again", pytest.param("was open", marks=pytest.mark.slow)])
+def test_a_rotation_that_dies_is_finished_or_never_was(
+    tmp_path: Path, point: str, rotated: bool, who: str
+) -> None:
+    paths = StatePaths(tmp_path / "state")
+    artifacts = Artifacts(paths)
+    artifacts.add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    old = artifacts.registry.device.id
+    killed(start("rotate", paths.root, tmp_path / "sources", point))
+    if who == "opened again":
+        artifacts = Artifacts(paths)
+    artifacts.add(make_folder(tmp_path / "t", "b"), name="b", artifact_type="model")
+    keys = {key.key: key for key in artifacts.keys() if "device" in key.roles}  # noqa: SIM118
+    new = artifacts.registry.device.id
+    assert (new != old) == rotated == bool(keys[old].revoked)
+    assert keys[new].here
+    assert not keys[new].revoked
+    folder = paths.registry.parent / "keys"
+    assert not (folder / "device-next.json").exists()
+    assert len(list(folder.glob("device-*.retired.json"))) == rotated
+    assert len(artifacts.audit(event_type="keys")) == rotated
+    sound(paths.root, [view.id for view in artifacts.list()])
+    assert artifacts.rotate_device_key().key not in (old, new)
+    artifacts.remote_add("origin", str(tmp_path / "remote"))
+    artifacts.push()
+    clone_has(tmp_path / "clone", tmp_path / "remote", [view.id for view in artifacts.list()])
+
+
+@pytest.mark.parametrize("point", ["registry.release-made", "registry.rooted"])
+def test_a_release_key_that_dies_is_made_again_or_is_there(tmp_path: Path, point: str) -> None:
+    paths = StatePaths(tmp_path / "state")
+    Artifacts(paths).add(make_folder(tmp_path / "s"), name="a", artifact_type="model")
+    killed(start("release", paths.root, tmp_path / "sources", point))
+    artifacts = Artifacts(paths)
+    if point == "registry.release-made":
+        artifacts.create_release_key("anna", PASSPHRASE)
+    artifacts.promote("a", "prod", passphrase=PASSPHRASE)
+    assert artifacts.resolve("a@prod").version == "1"
+    sound(paths.root, [])
 
 
 def clone_has(state: Path, remote: Path, ids: list[str]) -> None:
