@@ -159,6 +159,12 @@ def key(name: Name) -> None:
 
 
 @app.command()
+def url(name: Name) -> None:
+    """Print the base URL of its OpenAI-compatible API."""
+    out.line(Workbench().serving.get(name).url)
+
+
+@app.command()
 def switch(
     name: Name,
     ref: Annotated[str, typer.Argument(help="The version to serve.")],

@@ -49,9 +49,9 @@ def test_the_better_of_two_becomes_a_row_a_preference_recipe_trains_on(
     ask = ("chat", gguf, "which is better?", "--beside", gguf, "--max-tokens", "12")
     same = door(*ask, "--temperature", "0", "--prefer", "a", "--dataset", "pairs")
     assert "nothing to prefer" in same.stderr
-    ask = (*ask, "--temperature", "3", "--top-p", "1")
+    varied = (*ask, "--temperature", "3", "--top-p", "1")
     for better in ("a", "b"):
-        done = door(*ask, "--prefer", better, "--dataset", "pairs", "--save", "kept.jsonl")
+        done = door(*varied, "--prefer", better, "--dataset", "pairs", "--save", "kept.jsonl")
         assert done.returncode == 0, done.stderr
         assert "pairs@" in done.stderr
     lines = (door.folder / "kept.jsonl").read_text().splitlines()

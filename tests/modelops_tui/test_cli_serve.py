@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from recipes.gguf.convert import convert
 from tests.modelops_tui.front_door import FrontDoor
 from tests.recipes.serve.asking import servers
 
+ROOT = Path(__file__).resolve().parents[2]
 LIVE = {"requests", "queued", "requests_per_s", "tokens_per_s", "first_byte_ms", "latency_ms"}
 
 
@@ -49,6 +53,35 @@ def ask(view: dict[str, Any], key: str) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=120) as answer:
         value: dict[str, Any] = json.load(answer)
     return value
+
+
+def blocks(language: str) -> list[str]:
+    """The examples of a language in docs/serve.md, about the deployment ``tiny``."""
+    text = (ROOT / "docs" / "serve.md").read_text()
+    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block.replace("support-bot", "tiny") for block in found]
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docs_run(door: FrontDoor, gguf: str) -> None:
+    record(door, "start", gguf, "--threads", "1", "--context", "256", "--memory", "400 MiB")
+    command = door.folder / "bin" / "modelops-tui"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m modelops_tui "$@"\n')
+    command.chmod(0o700)
+    env = {**door.env, "PATH": f"{command.parent}:{door.env['PATH']}"}
+    examples = [["bash", "-ec", block] for block in blocks("bash")]
+    examples += [[sys.executable, "-c", block] for block in blocks("python")]
+    assert len(examples) == 2
+    said = []
+    for argv in examples:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, cwd=door.folder, env=env, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert json.loads(said[0])["choices"][0]["message"]["role"] == "assistant"
+    assert said[1].strip()
 
 
 @pytest.mark.slow
