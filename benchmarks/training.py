@@ -143,7 +143,7 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     from recipes.finetune.arguments import training_arguments
     from recipes.finetune.batches import RowDataset
     from recipes.finetune.building import build_model
-    from recipes.finetune.memory import keep_freed_memory
+    from recipes.finetune.memory import settle_memory
     from recipes.finetune.rows import TokenRow, pack, prepare
     from recipes.finetune.schema import FinetuneSpec
     from recipes.finetune.session import open_session
@@ -176,7 +176,7 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
             },
         }
     )
-    keep_freed_memory()
+    settle_memory("cpu")
     clock = Clock()
     seen: list[int] = []
     paths = StatePaths.default().ensure()

@@ -11,12 +11,9 @@ from engine.models import ModelLocation
 from engine.paths import StatePaths
 from recipes.finetune.attention import choose_attention
 from recipes.finetune.fused import fuse_adapters, fuse_gated_products
-from recipes.finetune.schema import ADAPTER_METHODS, FinetuneSpec
+from recipes.finetune.schema import WITH_ADAPTER, FinetuneSpec
 from recipes.loading import Precision, load_causal_lm
 from recipes.loading.quiet import quiet_libraries
-
-#: Preference methods train adapters, too: a full copy of the weights would double the memory.
-_WITH_ADAPTER = ADAPTER_METHODS | {"dpo", "kto", "orpo", "grpo"}
 
 
 def build_model(
@@ -35,7 +32,7 @@ def build_model(
     """
     import torch
 
-    adapters = spec.train.method in _WITH_ADAPTER
+    adapters = spec.train.method in WITH_ADAPTER
     frozen = precision.compute_dtype if adapters else torch.float32
     model = load_causal_lm(
         location,

@@ -8,25 +8,30 @@ numbers were from measured peaks.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from engine.data.formats import read_examples
-from engine.data.rows import read_rows
-from engine.data.source import resolve_data
 from engine.errors import DoesNotFit
 from engine.models import ModelLocation, model_config, resolve_model
 from engine.paths import StatePaths
 from engine.types.system import Estimate, EstimateContext
-from recipes.finetune.schema import ADAPTER_METHODS, FinetuneSpec
+from recipes.finetune.calibration import (
+    Finished,
+    finished_runs,
+    memory_correction,
+)
+from recipes.finetune.duration import row_tokens, run_seconds
+from recipes.finetune.fused import chunk_tokens
+from recipes.finetune.schema import PREFERENCE_METHODS, WITH_ADAPTER, FinetuneSpec
 from recipes.finetune.weights import tensor_shapes
+from recipes.loading.base import cache_folder
 from recipes.loading.gguf_header import read_gguf_header
 from recipes.loading.precision import cpu_has_bf16
 
-_WITH_ADAPTER = ADAPTER_METHODS | {"dpo", "kto", "orpo", "grpo"}
-#: Python, torch, transformers and peft resident on a CPU; the CUDA context on a GPU.
-_RUNTIME = {"cpu": 620 << 20, "cuda": 600 << 20}
+#: Python, torch, transformers and peft resident on a CPU, with oneDNN's packed weights and the
+#: allocator's slack; the CUDA context on a GPU.
+_RUNTIME = {"cpu": 545 << 20, "cuda": 600 << 20}
 _OPTIMIZER_BYTES = {
     "adamw": 8.0,
     "adamw-8bit": 2.1,
@@ -35,13 +40,22 @@ _OPTIMIZER_BYTES = {
     "adafactor": 0.1,
     "sgd": 0.0,
 }
-#: Measured over counted activation bytes on a CPU, by bytes a number: allocator and buffers.
-_ACTIVATION_FACTOR = {2: 0.8, 4: 1.25}
-#: Bytes per token and vocabulary entry around the loss.
+#: Measured over counted activation bytes on a CPU: allocator and buffers.
+_ACTIVATION_FACTOR = 1.05
+#: The same where PEFT's and transformers' own operations keep temporaries, by bytes a number.
+_PLAIN_FACTOR = {2: 0.8, 4: 1.25}
+#: Bytes per token and vocabulary entry around a loss that is computed at once.
 _LOGIT_BYTES = 20
+#: Copies of one chunk of logits: fp32, and what goes back in the type of the products.
+_CHUNK_COPIES = 2.5
 #: Safety over the sum: an estimate may be too high, never much too low.
 _MARGIN = 1.03
-_MEASURED_ROWS = 5000
+#: Unpacking a GGUF: fp32, bf16 and transformers' own copies; libraries without peft.
+_UNPACKING_BYTES, _UNPACKING_RUNTIME = 9, 510 << 20
+#: Merging: the base in fp32 and the result in bf16, beside the model that was trained.
+_MERGING_BYTES = 6
+#: Sequences a row of preferences becomes at once: chosen and rejected, or a pair for the KL term.
+_SEQUENCES = {"dpo": 2, "orpo": 2, "kto": 2}
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,8 @@ def parts(
         bf16: products are computed in two bytes.
     """
     width = 2 if bf16 else 4
-    adapters = spec.train.method in _WITH_ADAPTER
-    tokens = batch * length
+    adapters = spec.train.method in WITH_ADAPTER
+    tokens = batch * length * _SEQUENCES.get(spec.train.method, 1)
     trainable = shape.adapter_rows * spec.train.rank if adapters else shape.parameters
     rest = shape.parameters - shape.linear
     if spec.train.method == "qlora":
@@ -138,11 +152,8 @@ def parts(
         "adapters": trainable * 4 if adapters else 0,
         "gradients": trainable * 4,
         "optimizer": int(trainable * _OPTIMIZER_BYTES[spec.train.optimizer]),
-        "activations": int(
-            tokens * _activation_bytes(spec, shape, width) * _ACTIVATION_FACTOR[width]
-        ),
-        # logits, their fp32 copy, the log-softmax, its gradient and theirs
-        "logits": int(tokens * shape.vocabulary * _LOGIT_BYTES),
+        "activations": int(tokens * _activation_bytes(spec, shape, width)),
+        "logits": _logit_bytes(spec, shape, tokens, device),
         "runtime": _RUNTIME[device],
     }
     if not adapters and bf16:
@@ -151,30 +162,56 @@ def parts(
     return found
 
 
+def is_fused(spec: FinetuneSpec) -> bool:
+    """Whether the run goes through ``recipes.finetune.fused``."""
+    return spec.train.kernels == "auto" and not spec.train.compile
+
+
+def _logit_bytes(spec: FinetuneSpec, shape: Shape, tokens: int, device: str) -> int:
+    """One chunk's logits; all of them, with what autograd keeps, where the loss is the library's.
+
+    Whole: logits, their fp32 copy, the log-softmax, its gradient and theirs.
+    """
+    whole = tokens * shape.vocabulary * _LOGIT_BYTES
+    if spec.train.method in PREFERENCE_METHODS or not is_fused(spec):
+        return whole
+    chunk = min(chunk_tokens(shape.vocabulary, device), tokens)
+    gradient = 0 if spec.train.method in WITH_ADAPTER else shape.hidden * shape.vocabulary * 4
+    packed = shape.hidden * shape.vocabulary * 2
+    return int(chunk * shape.vocabulary * 4 * _CHUNK_COPIES) + gradient + packed
+
+
 def _activation_bytes(spec: FinetuneSpec, shape: Shape, width: int) -> float:
     """Bytes that autograd keeps per token.
 
     Per layer of a Llama-like block: two norms' inputs (fp32 inside), the inputs of q/k/v, the
-    rotated q and k, v, the attention's output, the gated product's three inputs, and the down
-    projection's input; an adapter keeps its input's low-rank image besides.
+    rotated q and k, v, the attention's output, the gated product's two inputs, and the down
+    projection's input; an adapter keeps its input's low-rank image besides. Without fused steps
+    the activated gate is kept, too.
     """
     hidden, inner, kv = shape.hidden, shape.intermediate, shape.kv_width
+    adapters = spec.train.method in WITH_ADAPTER
+    plain = not is_fused(spec) or (
+        adapters and (spec.train.method in ("dora", "qlora") or spec.train.dropout > 0)
+    )
     norms = 2 * hidden * (4 + width)
     attention = (hidden * 4 + kv * 4) * width
-    mlp = (hidden + 4 * inner) * width
-    adapter = 7 * spec.train.rank * 4 if spec.train.method in _WITH_ADAPTER else 0
-    per_layer = norms + attention + mlp + adapter
+    mlp = (hidden + (4 if plain else 3) * inner) * width
+    adapter = 7 * spec.train.rank * 4 if adapters else 0
+    per_layer = (norms + attention + mlp + adapter) * (
+        _PLAIN_FACTOR[width] if plain else _ACTIVATION_FACTOR
+    )
     if spec.train.checkpointing:
         # the inputs of every layer, and one layer's own at a time
         return shape.layers * hidden * width + per_layer
-    return float(shape.layers * per_layer)
+    return shape.layers * per_layer
 
 
 def disk_bytes(spec: FinetuneSpec, location: ModelLocation) -> int:
     """Disk at the end of the run: two checkpoints and one being written, the result, the base."""
     shapes = tensor_shapes(location)
     total = sum(math.prod(shape) for shape in shapes.values())
-    if spec.train.method in _WITH_ADAPTER:
+    if spec.train.method in WITH_ADAPTER:
         rows = sum(sum(s) for n, s in shapes.items() if len(s) == 2 and "embed" not in n)
         trainable = rows * spec.train.rank
     else:
@@ -203,38 +240,76 @@ def computes_in_bf16(spec: FinetuneSpec, device: str) -> bool:
 
 
 def estimate(spec: FinetuneSpec, context: EstimateContext) -> Estimate:
-    """Memory by part, disk and notes for one step, before it starts."""
+    """Memory by part, disk, time and notes for one step, before it starts."""
     location = resolve_model(spec.base, context.paths)
     shape = read_shape(location)
     device = device_of(context.device)
     bf16 = computes_in_bf16(spec, device)
-    length = expected_length(spec, context.paths)
+    rows = row_tokens(spec, context.paths)
     batch = spec.train.batch if spec.train.batch != "auto" else 1
-    found = parts(spec, shape, batch=batch, length=length, device=device, bf16=bf16)
+    found = parts(spec, shape, batch=batch, length=rows.longest, device=device, bf16=bf16)
+    like = likeness(spec, location, device, bf16, batch * rows.longest, sum(found.values()))
+    runs = finished_runs(context.paths)
+    factor, count = memory_correction(runs, like)
+    needed = int(sum(found.values()) * (factor if count else _MARGIN))
+    notes = [f"batch {batch} x {rows.longest} tokens, {'bf16' if bf16 else 'fp32'} on {device}"]
+    if count:
+        notes.append(f"memory corrected by the peaks of {count} past run(s): x {factor:.2f}")
+    unpacking = unpacking_bytes(location, context.paths)
+    if spec.train.merge:
+        merging = found["runtime"] + found["weights"] + _MERGING_BYTES * shape.parameters
+        if merging > needed:
+            needed = merging
+            notes.append("the peak is the merging after training")
+    if unpacking > needed:
+        notes.append("the peak is the base's first unpacking; later runs need less")
+    seconds = run_seconds(spec, shape, rows, like, runs, context.paths)
     return Estimate(
-        memory_bytes=int(sum(found.values()) * _MARGIN),
+        memory_bytes=max(needed, unpacking),
         disk_bytes=disk_bytes(spec, location),
+        seconds=seconds,
         parts=found,
-        notes=(f"batch {batch} x {length} tokens, {'bf16' if bf16 else 'fp32'} on {device}",),
+        notes=tuple(notes),
     )
 
 
-def expected_length(spec: FinetuneSpec, paths: StatePaths) -> int:
-    """Tokens of the longest sequence: ``max_length``, or less where the rows are shorter.
+def likeness(
+    spec: FinetuneSpec,
+    location: ModelLocation,
+    device: str,
+    bf16: bool,
+    tokens: int,
+    estimated: int,
+) -> Finished:
+    """What past runs are compared with; its own peak and speed are not known yet."""
+    return Finished(
+        method=spec.train.method,
+        base=location.root.name,
+        device=device,
+        precision="bf16" if bf16 else "fp32",
+        threads=spec.resources.threads or usable_cores(),
+        checkpointing=spec.train.checkpointing,
+        tokens=tokens,
+        estimated=estimated,
+        peak=0,
+        tokens_per_s=0.0,
+        steps=0,
+    )
 
-    Rows are measured in characters (at least 2.5 a token in the languages and code seen) with 16
-    tokens a turn for the template; only the first rows of a big file are looked at.
-    """
-    limit = spec.data.max_length if spec.data.max_length != "auto" else 1024
-    if spec.train.packing or spec.train.method == "pretrain" or "${" in spec.data.train:
-        return limit
-    location = resolve_data(spec.data.train, paths)
-    rows = islice(read_rows(location.path, location.version), _MEASURED_ROWS)
-    longest = 0.0
-    for example in read_examples(rows, spec.data.format, spec.data.columns, location.name):
-        turns = len(example.messages) + 2
-        longest = max(longest, len(example.plain()) / 2.5 + 16 * turns)
-    return max(16, min(limit, math.ceil(longest)))
+
+def usable_cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def unpacking_bytes(location: ModelLocation, paths: StatePaths) -> int:
+    """Peak memory of unpacking a GGUF base that was never unpacked here; 0: nothing to do."""
+    if location.root.kind != "gguf" or cache_folder(location.root, paths).is_dir():
+        return 0
+    total = sum(math.prod(shape) for shape in tensor_shapes(location).values())
+    return _UNPACKING_RUNTIME + _UNPACKING_BYTES * total
 
 
 def solve(
@@ -248,13 +323,18 @@ def solve(
     Raises:
         DoesNotFit: not even one row of 64 tokens fits.
     """
-    shape = read_shape(resolve_model(spec.base, paths))
+    location = resolve_model(spec.base, paths)
+    shape = read_shape(location)
     bf16 = computes_in_bf16(spec, device)
+    runs = finished_runs(paths)
     memory = available if available is not None else available_memory(device)
 
     def fits(batch: int, length: int) -> bool:
         found = parts(spec, shape, batch=batch, length=length, device=device, bf16=bf16)
-        return sum(found.values()) * _MARGIN <= memory * 0.9
+        whole = sum(found.values())
+        like = likeness(spec, location, device, bf16, batch * length, whole)
+        factor, count = memory_correction(runs, like)
+        return whole * max(factor if count else _MARGIN, 1.0) <= memory * 0.9
 
     wanted, rows = spec.data.max_length, spec.train.batch
     if wanted == "auto":

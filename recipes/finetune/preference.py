@@ -20,7 +20,7 @@ from recipes.finetune.arguments import make_arguments, total_steps, training_arg
 from recipes.finetune.batch_size import sizes
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.check import shapes_for
-from recipes.finetune.memory import peak_memory_bytes
+from recipes.finetune.memory import peak_memory_bytes, settle_memory
 from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, examples_of, prompts_of, split
 from recipes.finetune.session import Session, config_hash, open_session
@@ -89,6 +89,7 @@ def run_trainer(ctx: StepContext, trainer: Any, watch: Watch) -> Any:
         Stopped: a stop was asked for; a checkpoint is kept.
     """
     resume = resume_from(ctx, watch)
+    settle_memory(ctx.device)
     ctx.phase("training")
     with quiet_libraries():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

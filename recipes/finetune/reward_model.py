@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from engine.data.formats import Example
-from engine.errors import BadInput, NotFound
+from engine.errors import BadInput, NotFound, StepFailed
 from engine.models import read_json, resolve_model
+from engine.plugins import extensions, names
 
 if TYPE_CHECKING:
     from recipes.finetune.session import Session
-
-#: Entry-point group of reward plugins: ``reward(prompts, answers) -> list of numbers``.
-REWARDS = "modelops_tui.rewards"
 
 Reward = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -44,11 +42,29 @@ def find_reward(name: str, session: Session) -> Reward:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    points = {point.name: point for point in metadata.entry_points(group=REWARDS)}
-    if name in points:
-        reward: Reward = points[name].load()
-        return reward
+    if name in names("reward"):
+        return _checked(name, extensions("reward").get(name))
     return _published(name, session)
+
+
+def _checked(name: str, given: Reward) -> Reward:
+    """A plugin's reward whose faults are named as the plugin's."""
+
+    def reward(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        try:
+            values = [float(value) for value in given(prompts, texts)]
+        except Exception as error:
+            raise StepFailed(
+                f"the reward {name!r} failed", why=f"{type(error).__name__}: {error}"
+            ) from error
+        if len(values) != len(texts) or not all(map(math.isfinite, values)):
+            raise StepFailed(
+                f"the reward {name!r} is wrong",
+                why=f"{len(texts)} finite numbers were due, it gave {values[:8]}",
+            )
+        return values
+
+    return reward
 
 
 def _published(name: str, session: Session) -> Reward:
@@ -56,9 +72,7 @@ def _published(name: str, session: Session) -> Reward:
     try:
         view = registry.resolve(name)
     except NotFound as error:
-        known = ", ".join(
-            sorted({*BUILT_IN, *(p.name for p in metadata.entry_points(group=REWARDS))})
-        )
+        known = ", ".join(sorted({*BUILT_IN, *names("reward")}))
         raise NotFound(
             f"there is no reward {name!r}",
             why=f"known rewards: {known}; or name a reward model of the registry",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from engine.errors import DoesNotFit, MissingPart
 from recipes.finetune.batch_size import halve_batch
-from recipes.finetune.memory import keep_freed_memory
 from recipes.finetune.schema import FinetuneSpec
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ def run(ctx: StepContext) -> StepResult:
         raise TypeError(f"finetune was given a {type(spec).__name__}")
     # before torch is imported: spinning threads beside any busy process cost a factor of 2 to 30
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if ctx.device == "cpu":
-        keep_freed_memory()
     set_up(ctx)
     module = import_module(f"recipes.finetune.{_MODULES[spec.train.method]}")
     try:

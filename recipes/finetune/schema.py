@@ -24,6 +24,8 @@ DataFormat = Literal[
 ]
 PREFERENCE_METHODS: frozenset[str] = frozenset({"dpo", "kto", "orpo", "reward", "grpo"})
 ADAPTER_METHODS: frozenset[str] = frozenset({"lora", "qlora", "dora"})
+#: Preference methods train adapters, too: a full copy of the weights would double the memory.
+WITH_ADAPTER: frozenset[str] = ADAPTER_METHODS | {"dpo", "kto", "orpo", "grpo"}
 
 
 class FinetuneData(Section):

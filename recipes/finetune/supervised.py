@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,15 @@ from recipes.finetune.attention import has_window
 from recipes.finetune.batch_size import sizes
 from recipes.finetune.batches import FlatBatch, PackedBatch, PaddedBatch, RowDataset
 from recipes.finetune.building import build_model, trainable_parameters
-from recipes.finetune.fit import parts, read_shape
+from recipes.finetune.calibration import (
+    Finished,
+    finished_runs,
+    memory_correction,
+    remember,
+)
+from recipes.finetune.fit import likeness, parts, read_shape, usable_cores
 from recipes.finetune.loss import can_select, inner_model
-from recipes.finetune.memory import peak_memory_bytes
+from recipes.finetune.memory import peak_memory_bytes, settle_memory
 from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, data_files, pack, prepare
 from recipes.finetune.session import Session, config_hash, open_session
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
     from recipes.finetune.schema import FinetuneSpec
 
 _SAMPLE_TOKENS = 64
+#: Runs of fewer steps tell little about speed and peak.
+_TELLING_STEPS = 5
 
 
 def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
@@ -57,6 +66,8 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     outcome = fit(session, model, dataset, watch, batch, steps)
     if outcome.stopped:
         ctx.raise_stopped()
+    estimated = estimated_memory(session, prepared, batch, max_length)
+    remember_run(session, outcome, estimated, watch, steps)
     if watch.measure is not None and not watch.eval_losses:
         watch.evaluate(steps)
     best = load_best(session, model)
@@ -73,7 +84,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             trainable=trainable,
             parameters=total,
             peak_memory_bytes=peak_memory_bytes(ctx.device),
-            estimated_memory_bytes=estimated_memory(session, prepared, batch, max_length),
+            estimated_memory_bytes=estimated.memory_bytes,
             report=prepared.report,
             sources=prepared.sources,
             samples=outcome_samples(session),
@@ -83,20 +94,53 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     )
 
 
-def estimated_memory(session: Session, prepared: Prepared, batch: int, max_length: int) -> int:
+@dataclass(frozen=True)
+class Foreseen:
+    """The fit estimate of this very run: what the parts say, and that corrected by past runs."""
+
+    like: Finished
+    memory_bytes: int
+
+
+def estimated_memory(session: Session, prepared: Prepared, batch: int, max_length: int) -> Foreseen:
     """The fit estimate for the longest row there is, to stand beside the measured peak."""
     spec = session.spec
     longest = max(len(row) for row in prepared.train)
     length = max(max_length, longest) if spec.train.packing else longest
+    bf16 = session.precision.autocast is not None
     found = parts(
         spec,
         read_shape(session.location),
         batch=batch,
         length=length,
         device=session.device,
-        bf16=session.precision.autocast is not None,
+        bf16=bf16,
     )
-    return sum(found.values())
+    whole = sum(found.values())
+    like = likeness(spec, session.location, session.device, bf16, batch * length, whole)
+    factor, _ = memory_correction(finished_runs(session.ctx.paths), like)
+    return Foreseen(like, int(whole * factor))
+
+
+def remember_run(
+    session: Session, fitted: Fitted, foreseen: Foreseen, watch: Watch, steps: int
+) -> None:
+    """Keep what this run measured, for the next estimate (not of runs of a step or two)."""
+    if steps - watch.first_step < _TELLING_STEPS:
+        return
+    try:
+        remember(
+            session.ctx.paths,
+            replace(
+                foreseen.like,
+                peak=fitted.peak,
+                tokens_per_s=round(fitted.tokens_per_s, 2),
+                threads=session.ctx.threads or usable_cores(),
+                steps=steps,
+            ),
+        )
+    except OSError as error:
+        session.ctx.note(f"what was measured could not be kept: {error}", level="warning")
 
 
 def tell_report(ctx: StepContext, prepared: Prepared) -> None:
@@ -148,9 +192,11 @@ def make_watch(
 class Fitted:
     """How training ended: stopped on request or done, and how fast it was."""
 
-    def __init__(self, stopped: bool, tokens_per_s: float) -> None:
+    def __init__(self, stopped: bool, tokens_per_s: float, peak: int) -> None:
         self.stopped = stopped
         self.tokens_per_s = tokens_per_s
+        self.peak = peak
+        """Peak memory in bytes if training made it; 0 where loading had needed more."""
 
 
 def fit(
@@ -166,9 +212,12 @@ def fit(
     collate = choose_batch(spec, model, pad_id)
     trainer = supervised_trainer(model, args, dataset, collate, watch, session.precision)
     resume = resume_from(ctx, watch)
+    settle_memory(ctx.device)
+    before = peak_memory_bytes(ctx.device)
     ctx.phase("training")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return Fitted(watch.stopping, watch.tokens_per_s)
+    peak = peak_memory_bytes(ctx.device)
+    return Fitted(watch.stopping, watch.tokens_per_s, peak if peak > before else 0)
 
 
 def choose_batch(spec: FinetuneSpec, model: Any, pad_id: int) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,20 @@ from engine.errors import DoesNotFit
 from engine.paths import StatePaths
 from engine.types.system import EstimateContext
 from recipes.finetune.batch_size import halve_batch, sizes
-from recipes.finetune.fit import estimate, parts, read_shape, solve
+from recipes.finetune.calibration import (
+    Finished,
+    finished_runs,
+    memory_correction,
+    past_speed,
+    remember,
+    runs_file,
+)
+from recipes.finetune.duration import row_tokens
+from recipes.finetune.fit import estimate, parts, read_shape, solve, usable_cores
 from recipes.finetune.run import run
 from recipes.finetune.schema import FinetuneSpec
 from recipes.finetune.session import open_session
-from tests.support.step import events, make_context
+from tests.support.step import events, make_context, run_step
 from tests.support.tiny_model import chat_rows, write_jsonl
 
 
@@ -128,8 +139,8 @@ def test_a_solved_batch_is_kept_over_attempts(
     assert sizes(session) == (128, 32)
 
 
-#: Peaks measured by benchmarks/training.py (MiB): the 135M model, LoRA rank 8, fp32 or bf16.
-MEASURED = [(True, 4, 256, 2484), (False, 4, 256, 3961)]
+#: Peaks of whole runs of the 135M model (MiB), LoRA rank 8 on the bundled rows, base unpacked.
+MEASURED = [(True, 4, 104, 1224), (True, 16, 104, 2116), (False, 16, 104, 3146)]
 
 
 @pytest.mark.parametrize(("bf16", "batch", "length", "peak"), MEASURED)
@@ -179,3 +190,100 @@ def test_the_inverse_agrees_with_the_estimate(tiny_model: Path, tmp_path: Path) 
     assert sum(found.values()) < 800 << 20
     with pytest.raises(DoesNotFit, match="does not fit the memory"):
         solve(spec, paths, "cpu", available=500 << 20)
+
+
+def finished(**more: Any) -> Finished:
+    values: dict[str, Any] = {
+        "method": "lora",
+        "base": "b",
+        "device": "cpu",
+        "precision": "bf16",
+        "threads": 2,
+        "checkpointing": False,
+        "tokens": 400,
+        "estimated": 1000,
+        "peak": 1200,
+        "tokens_per_s": 50.0,
+        "steps": 10,
+    }
+    return Finished(**{**values, **more})
+
+
+def test_past_runs_correct_the_estimate() -> None:
+    like = finished(peak=0, tokens_per_s=0.0)
+    assert memory_correction([], like) == (1.0, 0)
+    runs = [finished(), finished(peak=1300), finished(peak=1250), finished(peak=0)]
+    assert memory_correction(runs, like) == (1.25, 3)
+    # another base, another method or far larger batches say nothing; absurd peaks are not believed
+    for other in ({"base": "c"}, {"method": "full"}, {"tokens": 4000}, {"precision": "fp32"}):
+        assert memory_correction([finished(**other)], like) == (1.0, 0)
+    assert memory_correction([finished(peak=99_000)], like) == (3.0, 1)
+    assert past_speed([*runs, finished(threads=4, tokens_per_s=90.0)], like) == 50.0
+    assert past_speed([finished(method="full")], like) is None
+
+
+def test_a_run_teaches_the_next_estimate(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
+    home = tmp_path / "home"
+    recipe = params(tiny_model, tiny_chat, 4)
+    spec = FinetuneSpec.model_validate(recipe)
+    context = EstimateContext(StatePaths(home).ensure(), "cpu")
+    first = estimate(spec, context)
+    assert first.seconds is not None
+    assert first.seconds > 25
+    assert not any("past run" in note for note in first.notes)
+    result = run_step(home, "finetune", recipe)
+    (run_of_it,) = finished_runs(context.paths)
+    assert run_of_it.steps == 12
+    assert run_of_it.tokens_per_s == pytest.approx(float(result.outputs["tokens_per_s"]), rel=0.01)
+    # many tests run in this process: its peak is not this run's alone, so a line is put beside it
+    remember(
+        context.paths, replace(run_of_it, peak=2 * run_of_it.estimated, threads=usable_cores())
+    )
+    runs_file(context.paths).open("a").write("not json\n[1]\n{}\n")
+    second = estimate(spec, context)
+    assert any("past run" in note for note in second.notes)
+    assert second.memory_bytes > first.memory_bytes
+    assert second.seconds is not None
+
+
+def test_the_rows_tokens_are_told_without_torch(
+    tmp_path: Path, tiny_model: Path, tiny_chat: Path
+) -> None:
+    from engine.data.formats import read_examples
+    from engine.data.masks import Encoder
+    from engine.data.rows import read_rows
+    from engine.models import ModelLocation
+    from recipes.loading import load_tokenizer
+
+    spec = FinetuneSpec.model_validate(params(tiny_model, tiny_chat, 4))
+    told = row_tokens(spec, StatePaths(tmp_path))
+    encoder = Encoder(load_tokenizer(ModelLocation("hf", tiny_model, None, "tiny")))
+    lengths = [encoder.encode(e).length for e in read_examples(read_rows(tiny_chat))]
+    assert told.count == len(lengths)
+    assert max(lengths) <= told.longest <= max(lengths) + 32
+    assert told.mean == pytest.approx(sum(lengths) / len(lengths), rel=0.35)
+
+
+@pytest.mark.slow
+def test_the_estimate_of_the_packaged_model_holds(tmp_path: Path) -> None:
+    """A fresh state directory, so with the base's unpacking; then without it."""
+    recipe = {
+        "base": "smollm2-135m-instruct",
+        "data": {"train": "house/train", "max_length": 256},
+        "train": {"rank": 8, "batch": 16, "max_steps": 2, "samples": 0},
+    }
+    paths = StatePaths(tmp_path / "home").ensure()
+    for _ in range(2):
+        spec = FinetuneSpec.model_validate(recipe)
+        told = estimate(spec, EstimateContext(paths, "cpu")).memory_bytes
+        code = (
+            "import json, sys, resource; from pathlib import Path\n"
+            "from tests.support.step import run_step\n"
+            "run_step(Path(sys.argv[1]), 'finetune', json.loads(sys.argv[2]), job=sys.argv[3])\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        )
+        argv = [sys.executable, "-c", code, str(paths.root), json.dumps(recipe), f"job{told}"]
+        root = Path(__file__).resolve().parents[3]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root)
+        measured = int(done.stdout.split()[-1])
+        assert 0.95 < told / measured < 1.15, (told >> 20, measured >> 20)
