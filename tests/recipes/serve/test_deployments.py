@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Conflict, ModelOpsError
+from engine.recipe import prepare
 from engine.types.serving import DeploymentState
 from modelops_tui import Workstation
 from tests.recipes.serve.asking import QUESTION, post, reason_of, servers, text_of
@@ -158,7 +159,11 @@ def test_embeddings_tls_and_sleep(station: Workstation, gguf: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_shares_are_held_and_a_job_that_does_not_fit_waits_for_them(
-    station: Workstation, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    station: Workstation,
+    gguf: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two models on one (told) card of 8 GiB by declared share; training waits until one leaves."""
     cards = tmp_path / "gpus.json"
@@ -178,10 +183,30 @@ def test_shares_are_held_and_a_job_that_does_not_fit_waits_for_them(
     assert third.state is DeploymentState.WAITING
     assert "needs 3.0 GiB" in third.reason
     assert "(serve): 3.0 GiB" in third.reason
+    station.serving.stop("three", wait_s=60)
+
+    # training on the same card: its turn is free, the memory is not
+    recipe = f"""
+        kind = "finetune"
+        base = "{tiny_model}"
+        [data]
+        train = "house/train"
+        [resources]
+        memory = "4 GiB"
+    """
+    training = station.jobs.submit(prepare(recipe, paths=station.paths)).id
+    while "waiting for memory" not in (reason := station.jobs.get(training).reason):
+        assert time.monotonic() < deadline, reason
+        time.sleep(0.1)
+    assert "needs 4.0 GiB" in reason
+    assert "(serve): 3.0 GiB" in reason
+    station.jobs.cancel(training)
     done = subprocess.run(
         [sys.executable, "-m", "modelops_tui", "serve", "list"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "a deployment holds its share until it is stopped or paused" in done.stderr
+    # what stops gives its share to the next
+    third = station.serving.start(str(gguf), name="three", **shape)
     station.serving.stop("one", wait_s=60)
     assert station.serving.wait_ready("three").state is DeploymentState.READY
