@@ -135,7 +135,11 @@ def new(
 
     write_new(target, text, overwrite=force)
     out.say(f"written to {target}")
-    out.say(f"hint: `modelops-tui recipe check {target}`")
+    left = [item for item in bench.recipes.check(target) if item.severity == "error"]
+    for item in left:
+        out.say(f"to fill in, line {item.line}: {item.advice or item.what}")
+    next_command = "recipe check" if left else "run"
+    out.say(f"hint: `modelops-tui {next_command} {target}`")
 
 
 @app.command("list")

@@ -80,6 +80,8 @@ def test_explain(folder: Path) -> None:
 def test_new_list_show_cp_schema(folder: Path) -> None:
     assert cli("recipe", "new", "finetune", "mine.toml", cwd=folder).returncode == 0
     assert cli("recipe", "check", "mine.toml", cwd=folder).returncode == 0
+    merge = cli("recipe", "new", "merge", "merge.toml", cwd=folder)
+    assert "to fill in, line 14: name a registered adapter" in merge.stderr
     again = cli("recipe", "new", "finetune", "mine.toml", cwd=folder)
     assert again.returncode == 4
     assert "--force" in again.stderr
