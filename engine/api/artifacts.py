@@ -243,11 +243,38 @@ class Artifacts(Keys, Remotes, Market):
         registry = self._need()
         return approve(registry, registry.row(ref), stage, self._unlock(passphrase, key), note=note)
 
-    def demote(self, name: str, stage: str, *, note: str = "") -> None:
-        """Empty a stage of a name."""
+    def demote(
+        self,
+        name: str,
+        stage: str,
+        *,
+        note: str = "",
+        passphrase: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Empty a stage of a name.
+
+        Args:
+            name: the artifact's name.
+            stage: the stage.
+            note: why; kept in the audit trail.
+            passphrase: unlocks the release key, where the stage asks for one.
+            key: which release key.
+
+        Raises:
+            NotFound: it holds nothing. Refused: a key of the stage's role must agree.
+        """
         from engine.registry.promotion import demote
 
-        demote(self._need(), name, stage, note=note)
+        registry = self._need()
+        cosigners = [] if passphrase is None else [self._unlock(passphrase, key)]
+        demote(registry, name, stage, note=note, cosigners=cosigners)
+
+    def demotion_needs_passphrase(self, stage: str) -> bool:
+        """True when emptying this stage takes a release key."""
+        from engine.registry.promotion import demotion_needs_passphrase
+
+        return demotion_needs_passphrase(self._need(), stage)
 
     def tag(self, ref: str, tag: str, *, remove: bool = False) -> ArtifactView:
         """Put a tag on this version (it leaves the version that had it), or take it away."""

@@ -15,7 +15,8 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -349,12 +350,29 @@ def _unchanged(before: os.stat_result, after: os.stat_result, source: Path) -> N
         )
 
 
-def full_disk(error: OSError, folder: Path) -> Exception:
+def full_disk(error: Exception, folder: Path) -> Exception:
     """``error``, or what to say when the disk is full."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)
+    if full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return OutOfSpace(
             f"no space left in {folder}",
             why=str(error),
-            hint="nothing half-written was kept; `modelops-tui models gc` frees what is unused",
+            hint="nothing half-written is believed; `modelops-tui models gc` frees what is unused",
         )
     return error
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Say it plainly where the disk of ``folder`` turns out to be full.
+
+    Raises:
+        OutOfSpace: it is.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        said = full_disk(error, folder)
+        if said is error:
+            raise
+        raise said from error

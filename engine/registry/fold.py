@@ -238,7 +238,9 @@ def _demote(db: sqlite3.Connection, signed: SignedEvent, body: Demote, trust: Tr
     rule = trust.stage(body.stage, signed.event.root)
     if rule is None:
         return f"refused: there is no stage {body.stage}"
-    # taking something out of a stage is the safe direction: one key of the role, or any device
+    # the safe direction takes one key of the role, not the threshold; but not just any device
+    if not any(trust.has_role(key, rule.role, signed.event.root) for key in signed.signers):
+        return f"refused: emptying {body.stage} takes a {rule.role} key"
     if _held(db, body.name, body.stage) != body.before:
         return f"conflict: {body.stage} does not hold it"
     _close(db, body.name, body.stage, signed.event.time)

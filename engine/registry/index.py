@@ -187,7 +187,8 @@ class Index:
             db.execute("insert or replace into meta values ('root', ?)", (_root_mark(trust),))
             db.execute("commit")
         except BaseException:
-            db.execute("rollback")
+            if db.in_transaction:  # a full disk has rolled it back already
+                db.execute("rollback")
             raise
 
     def refold(self, db: sqlite3.Connection, trust: Trust) -> None:

@@ -279,11 +279,19 @@ def _refused(row: sqlite3.Row, stage: str, failed: list[GateResult]) -> Refused:
     )
 
 
-def demote(store: Store, name: str, stage: str, *, note: str = "") -> None:
-    """Empty a stage of a name.
+def demote(
+    store: Store,
+    name: str,
+    stage: str,
+    *,
+    note: str = "",
+    cosigners: Sequence[SigningPair] = (),
+) -> None:
+    """Empty a stage of a name: one key of the stage's role must agree.
 
     Raises:
         NotFound: it holds nothing.
+        Refused: neither this device's key nor a cosigner's has the stage's role.
     """
     with store.locked():
         held = (
@@ -293,7 +301,25 @@ def demote(store: Store, name: str, stage: str, *, note: str = "") -> None:
         )
         if held is None:
             raise NotFound(f"{name} has nothing in {stage}")
-        store.commit(Demote(name=name, stage=stage, before=held[0], note=note))
+        rule = store.trust.stage(stage)
+        if rule is not None and demotion_needs_passphrase(store, stage):
+            agreed = {key.id for key in cosigners} - set(store.trust.current.revoked)
+            if not any(store.trust.has_role(key, rule.role) for key in agreed):
+                raise Refused(
+                    f"{stage} of {name} may not be emptied by this machine alone",
+                    why=f"that takes a {rule.role} key",
+                    hint="its passphrase is asked for at a terminal, or given by --passphrase-fd",
+                )
+        signed = store.commit(Demote(name=name, stage=stage, before=held[0], note=note), cosigners)
+        verdict = store.verdict(signed)
+        if verdict != "ok":
+            raise Conflict(f"{stage} of {name} could not be emptied", why=verdict)
+
+
+def demotion_needs_passphrase(store: Store, stage: str) -> bool:
+    """True when this device's own key does not suffice to empty a stage."""
+    rule = store.trust.stage(stage)
+    return rule is not None and not store.trust.has_role(store.device.id, rule.role)
 
 
 def approve(store: Store, row: sqlite3.Row, stage: str, key: SigningPair, *, note: str = "") -> int:

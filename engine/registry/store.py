@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.errors import IntegrityError, NotFound
 from engine.paths import StatePaths
 from engine.registry import canonical, envelope, rotation, trust
-from engine.registry.blobs import Blobs
+from engine.registry.blobs import Blobs, room
 from engine.registry.documents import PAYLOAD, Body, Manifest, parse
 from engine.registry.index import Index, read_heads
 from engine.registry.keys import SigningPair, device_key
@@ -129,7 +129,8 @@ class Store:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             self._held = 1
-            yield
+            with room(self.layout.root):
+                yield
         finally:
             self._held = 0
             os.close(fd)

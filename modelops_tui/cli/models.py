@@ -329,9 +329,18 @@ def demote(
     name: Annotated[str, typer.Argument(help="The artifact's name.")],
     stage: Annotated[str, typer.Argument(help="The stage to empty.")],
     note: Note = "",
+    key: Annotated[str | None, typer.Option("--key", help="Which release key.")] = None,
+    passphrase_fd: Annotated[
+        int | None,
+        typer.Option("--passphrase-fd", help="Read it from this descriptor."),
+    ] = None,
 ) -> None:
     """Take a name's version out of a stage."""
-    Workbench().artifacts.demote(name, stage, note=note)
+    artifacts = Workbench().artifacts
+    words = None
+    if artifacts.demotion_needs_passphrase(stage):
+        words = passphrase(passphrase_fd, needed=False)
+    artifacts.demote(name, stage, note=note, passphrase=words, key=key)
     out.say(f"{name} has nothing in {stage} now")
 
 

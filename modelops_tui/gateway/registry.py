@@ -49,6 +49,8 @@ class Demotion(Given):
     name: Annotated[str, Field(max_length=128, pattern=NAME)]
     stage: Annotated[str, _STAGE]
     note: Annotated[str, _NOTE] = ""
+    passphrase: Annotated[str, Field(max_length=1000)] | None = None
+    """Unlocks the release key, where the stage asks for one. Never kept or logged."""
 
 
 class Advice(Given):
@@ -174,7 +176,7 @@ def _changing(router: APIRouter, place: Place) -> None:
     @router.post("/api/demotions", status_code=204, dependencies=promote)
     def demote(body: Demotion) -> None:
         """Empty a stage of a name."""
-        artifacts.demote(body.name, body.stage, note=body.note)
+        artifacts.demote(body.name, body.stage, note=body.note, passphrase=body.passphrase)
 
     @router.put("/api/artifacts/{ref}/tags/{tag}", dependencies=promote)
     def tag(ref: Ref, tag: Stage) -> ArtifactView:

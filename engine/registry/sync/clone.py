@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import Conflict, Refused
+from engine.errors import Conflict, OutOfSpace, Refused
 from engine.paths import StatePaths
 from engine.registry.keys import device_key
 from engine.registry.layout import Layout
@@ -66,7 +66,11 @@ def clone(
             hint="ask its holder for the fingerprint again, by another way",
         )
     judge, documents = remote.read_roots(transport, [], about["root"])
-    verdict = remotes.probe(transport)
+    try:
+        verdict = remotes.probe(transport)
+    except (Refused, OutOfSpace, OSError) as error:
+        # who may only read (or whose stick is full) can clone all the same
+        verdict = remotes.Probe(False, False, 0, unwritable=str(error))
     paths.ensure()
     layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -29,6 +29,8 @@ class Probe:
     conditional_replace: bool
     race_winners: int
     """Of eight simultaneous creates of one key; 1 is right."""
+    unwritable: str = ""
+    """Why nothing could be written there, where that was so."""
 
     @property
     def shared(self) -> bool:
@@ -40,6 +42,8 @@ class Probe:
         """The verdict in words."""
         if self.shared:
             return "conditional writes hold: several machines may push"
+        if self.unwritable:
+            return f"read only from here ({self.unwritable}); `remote probe` looks again"
         found = []
         if not self.conditional_create:
             found.append("it overwrites in spite of If-None-Match")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import BadInput, IntegrityError, NotFound
-from engine.registry.blobs import CHUNK, open_plain
+from engine.registry.blobs import CHUNK, open_plain, room
 from engine.registry.sync.arrival import Arrival, Progress
 
 _KEY = re.compile(r"^[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*$")
@@ -130,11 +130,15 @@ class Folder:
     def _write(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            with room(self.root), os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         return partial
 
     @contextmanager
@@ -170,7 +174,7 @@ class Folder:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
         try:
-            with open(path, "rb") as source, open(partial, "xb") as out:
+            with room(self.root), open(path, "rb") as source, open(partial, "xb") as out:
                 while chunk := source.read(CHUNK):
                     out.write(chunk)
                     progress(len(chunk))

@@ -355,6 +355,21 @@ def test_wrong_role(registry: Registry, folder: Path) -> None:
     assert registry.list(stage="prod") == ()
 
 
+def test_a_device_can_not_empty_prod(registry: Registry, folder: Path) -> None:
+    from engine.registry.authority import create_release
+    from engine.registry.documents import Demote
+    from engine.registry.keys import unlock_release_key
+
+    view = registry.publish(name="bot", artifact_type="model", files=folder)
+    create_release(registry, "anna", "correct horse battery")
+    anna = unlock_release_key(registry.layout.keys, "correct horse battery")
+    registry.promote("bot", "prod", cosigners=[anna])
+    with registry.locked():
+        signed = registry.commit(Demote(name="bot", stage="prod", before=view.manifest))
+    assert registry.verdict(signed) == "refused: emptying prod takes a release key"
+    assert registry.resolve("bot@prod").manifest == view.manifest
+
+
 def test_a_replaced_trust_root(bot: Registry, tmp_path: Path) -> None:
     mallory = Registry.open(StatePaths(tmp_path / "mallory"))
     rewrite(bot.layout.root_document(1), lambda _: mallory.layout.root_document(1).read_bytes())

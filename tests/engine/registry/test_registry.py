@@ -204,7 +204,10 @@ def test_stages_keys_and_audit(artifacts: Artifacts, folder: Path, tmp_path: Pat
     assert (then.version, then.note) == ("1", "first")
     with pytest.raises(Conflict, match="holds the stage"):
         artifacts.delete("bot@2")
-    artifacts.demote("bot", "prod")
+    with pytest.raises(Refused, match="takes a release key"):
+        artifacts.demote("bot", "prod")
+    assert artifacts.resolve("bot@prod").version == "2"
+    artifacts.demote("bot", "prod", passphrase=WORDS, key="anna")
     with pytest.raises(NotFound):
         artifacts.resolve("bot@prod")
     old = artifacts.registry.device.id
