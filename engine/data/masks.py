@@ -8,19 +8,22 @@ handed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.data.formats import Example, Message
 from engine.errors import BadInput
 
+_T = TypeVar("_T")
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 #: No letters: templates may change the case.
 _SENTINEL = "\u2e28\u2e29\u2056\u2e29\u2e28"
 
 Span = tuple[int, int]
+#: Generators that yield ``(text, with special tokens)`` and are sent ``(ids, offsets)``.
+_Asked = Generator[tuple[str, bool], tuple[list[int], list[Span]], _T]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class TemplateProblem(ValueError):
     """A conversation that the chat template refuses, or whose turns can't be found in its text."""
 
 
+_Work = _Asked[Encoded]
+_Flags = _Asked[tuple[list[int], list[bool]]]
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Turns examples into tokens with one tokenizer.
@@ -68,22 +75,86 @@ class Encoder:
         Raises:
             TemplateProblem: the template can't render it.
         """
+        (found,) = self.encode_many([example])
+        if isinstance(found, TemplateProblem):
+            raise found
+        return found if max_length is None else self.cut(found, max_length)
+
+    def encode_many(self, examples: Sequence[Example]) -> list[Encoded | TemplateProblem]:
+        """Tokens of many examples; the tokenizer gets their texts together and uses every core.
+
+        A row that the template can't render stands as its problem. Nothing is cut.
+        """
+        return self.start(examples)()
+
+    def start(self, examples: Sequence[Example]) -> Callable[[], list[Encoded | TemplateProblem]]:
+        """As ``encode_many`` in two steps: texts are made here, the rest when called."""
+        found: list[Encoded | TemplateProblem | None] = [None] * len(examples)
+        waiting: list[tuple[int, _Work, tuple[str, bool]]] = []
+
+        def go_on(index: int, work: _Work, reply: Any) -> None:
+            try:
+                waiting.append((index, work, work.send(reply)))
+            except StopIteration as done:
+                found[index] = done.value
+            except TemplateProblem as problem:
+                found[index] = problem
+
+        for index, example in enumerate(examples):
+            go_on(index, self._encoding(example), None)
+
+        def finish() -> list[Encoded | TemplateProblem]:
+            while waiting:
+                now = waiting.copy()
+                waiting.clear()
+                replies = self._tokenize([asked for _, _, asked in now])
+                for (index, work, _), reply in zip(now, replies, strict=True):
+                    go_on(index, work, reply)
+            return [item for item in found if item is not None]
+
+        return finish
+
+    def _tokenize(self, asked: Sequence[tuple[str, bool]]) -> list[tuple[list[int], list[Span]]]:
+        """``(ids, offsets)`` of each ``(text, with special tokens)``."""
+        backend = self.tokenizer.backend_tokenizer
+        # left behind by someone who padded or cut a batch
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        found: list[Any] = [None] * len(asked)
+        for special in (True, False):
+            places = [i for i, (_, wanted) in enumerate(asked) if wanted is special]
+            if not places:
+                continue
+            texts = [asked[i][0] for i in places]
+            # releases the interpreter's lock while it works
+            encodings = backend.encode_batch(texts, add_special_tokens=special)
+            for place, encoding in zip(places, encodings, strict=True):
+                found[place] = (encoding.ids, encoding.offsets)
+        return found
+
+    def _encoding(self, example: Example) -> _Work:
+        """One row's encoding; yields the texts it needs tokens of, and is sent them."""
         if example.shape in ("preference", "kto"):
-            chosen, rejected = (self.encode(part, max_length) for part in sides(example))
+            first, second = sides(example)
+            chosen = yield from self._encoding(first)
+            rejected = (yield from self._encoding(second)) if second is not first else chosen
             return max(chosen, rejected, key=lambda side: side.length)
         if example.shape == "prompt":
-            ids, trained = self._prompt(example)
+            ids, trained = yield from self._prompt(example)
         elif example.shape == "chat":
-            ids, trained = self._chat(example)
+            ids, trained = yield from self._chat(example)
         elif example.shape == "completion":
-            ids, trained = self._completion(str(example.prompt), f"{example.completion}{self._end}")
+            ids, trained = yield from self._completion(
+                str(example.prompt), f"{example.completion}{self._end}"
+            )
         elif example.shape == "text":
             text = f"{example.text}{self._end}"
-            ids, trained = self._spans(text, [(0, len(text))], special=True)
+            ids, trained = yield from self._spans(text, [(0, len(text))], special=True)
         else:
             raise TemplateProblem(f"a {example.shape} row is not one text to learn")
-        whole = Encoded(example.number, ids, trained, self._ends(ids, trained), len(ids))
-        return whole if max_length is None else self.cut(whole, max_length)
+        return Encoded(example.number, ids, trained, self._ends(ids, trained), len(ids))
 
     def cut(self, encoded: Encoded, max_length: int) -> Encoded:
         """The row's first ``max_length`` tokens; ``length`` still tells the whole."""
@@ -118,20 +189,20 @@ class Encoder:
     def _end(self) -> str:
         return self.tokenizer.eos_token or "" if self.add_end else ""
 
-    def _prompt(self, example: Example) -> tuple[list[int], list[bool]]:
+    def _prompt(self, example: Example) -> _Flags:
         """A question alone, as a model is given it: nothing of it is learned."""
         prompt = example.prompt
         if isinstance(prompt, str) and self.tokenizer.chat_template:
             prompt = ({"role": "user", "content": prompt},)
         if isinstance(prompt, str):
-            return self._spans(prompt, [], special=True)
+            return (yield from self._spans(prompt, [], special=True))
         text = render_chat(self.tokenizer, list(prompt), example.tools, open_turn=True)
-        return self._spans(text, [], special=False)
+        return (yield from self._spans(text, [], special=False))
 
-    def _completion(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
+    def _completion(self, prompt: str, completion: str) -> _Flags:
         """Prompt and completion are cut into tokens apart, as they will be when generating."""
-        first, _ = self._spans(prompt, [], special=True)
-        second, _ = self._spans(completion, [], special=False)
+        first, _ = yield from self._spans(prompt, [], special=True)
+        second, _ = yield from self._spans(completion, [], special=False)
         if first and first[-1] == self.tokenizer.eos_token_id and not prompt.endswith(self._end):
             # the tokenizer puts an end token behind every text
             first = first[:-1]
@@ -140,7 +211,7 @@ class Encoder:
 
     # -- conversations ----------------------------------------------------------------------------
 
-    def _chat(self, example: Example) -> tuple[list[int], list[bool]]:
+    def _chat(self, example: Example) -> _Flags:
         template = self.tokenizer.chat_template
         if template and "role" not in template:
             raise BadInput(
@@ -152,7 +223,7 @@ class Encoder:
         render = self._renderer(example.tools)
         if self.loss_on == "all":
             text = render(messages, False)
-            return self._spans(text, [(0, len(text))], special=False)
+            return (yield from self._spans(text, [(0, len(text))], special=False))
         wanted = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if isinstance(example.prompt, tuple) and example.prompt:
             wanted = [i for i in wanted if i >= len(example.prompt)]
@@ -162,7 +233,7 @@ class Encoder:
             return self._by_generation_mask(messages, example.tools)
         text = render(messages, False)
         spans = [turn_span(messages, i, text, render) for i in wanted]
-        return self._spans(text, spans, special=False)
+        return (yield from self._spans(text, spans, special=False))
 
     @cached_property
     def has_generation_mask(self) -> bool:
@@ -187,17 +258,9 @@ class Encoder:
 
         return render
 
-    def _spans(
-        self, text: str, spans: Sequence[Span], *, special: bool
-    ) -> tuple[list[int], list[bool]]:
-        found = self.tokenizer(
-            text,
-            add_special_tokens=special and not text.startswith(self.tokenizer.bos_token or "\0"),
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        ids, offsets = list(found["input_ids"]), found["offset_mapping"]
+    def _spans(self, text: str, spans: Sequence[Span], *, special: bool) -> _Flags:
+        special = special and not text.startswith(self.tokenizer.bos_token or "\0")
+        ids, offsets = yield (text, special)
         if special and spans and len(ids) > 1 and ids[-1] == ids[-2] == self.tokenizer.eos_token_id:
             # the tokenizer puts an end token of its own behind ours
             ids, offsets = ids[:-1], offsets[:-1]

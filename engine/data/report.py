@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from engine.data.duplicates import DuplicateIndex
@@ -17,6 +19,8 @@ from engine.data.masks import Encoded, Encoder, TemplateProblem
 from engine.errors import BadInput
 
 _NAMED = 10
+#: Rows whose texts go to the tokenizer together.
+_WINDOW = 256
 _BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 #: ``{{name}}``, ``<your name>``, ``[INSERT ...]``, ``${name}``, ``TODO``: text nobody filled in.
 PLACEHOLDER = re.compile(
@@ -24,8 +28,12 @@ PLACEHOLDER = re.compile(
     r"|\[(?:INSERT|YOUR|TODO|PLACEHOLDER)[^\]]{0,40}\]|\bTODO:|\blorem ipsum\b",
     re.IGNORECASE,
 )
+#: What every placeholder has; a quick look before the slow one.
+_MARKS = re.compile(r"\{\{|\$\{|<[yieYIE]|\[[iytpIYTP]|[tT][oO][dD][oO]:|[lL][oO][rR][eE][mM] ")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 _RUN = re.compile(r"(\S)\1{49,}|(\S{1,20}\s)\2{19,}")
+#: Without so many equal words, and without so long a word, ``_RUN`` matches nothing.
+_EQUAL_WORDS, _LONG_WORD = 18, 50
 
 
 @dataclass
@@ -159,16 +167,25 @@ def look(report: DataReport, example: Example, index: DuplicateIndex | None) -> 
     """Count what needs no tokens: duplicates, placeholders, emptiness. True for exact repeats."""
     number, plain = example.number, example.plain()
     report.rows += 1
-    if PLACEHOLDER.search(plain):
+    if _MARKS.search(plain) and PLACEHOLDER.search(plain):
         report.placeholders.add(number)
     if _is_empty(example, plain):
         report.empty.add(number)
-    elif _CONTROL.search(plain) or _RUN.search(plain):
+    elif _CONTROL.search(plain) or _is_a_run(plain):
         report.absurd.add(number)
     found = index.add(number, plain) if index is not None else None
     if found is not None:
         (report.exact_duplicates if found[0] == "exact" else report.near_duplicates).add(number)
     return found is not None and found[0] == "exact"
+
+
+def _is_a_run(plain: str) -> bool:
+    """Whether one character or word is repeated over and over."""
+    words = plain.split()
+    # a quick look first: such a run is one very long word, or many equal ones
+    if len(words) - len(set(words)) < _EQUAL_WORDS and max(map(len, words), default=0) < _LONG_WORD:
+        return False
+    return _RUN.search(plain) is not None
 
 
 def _is_empty(example: Example, plain: str) -> bool:
@@ -214,13 +231,10 @@ def encode_all(
     Raises:
         BadInput: ``on_truncate = "fail"`` and a row is too long, or every row is refused.
     """
-    for example in examples:
-        repeated = look(report, example, index)
-        try:
-            encoded = encoder.encode(example)
-        except TemplateProblem as error:
+    for example, encoded, repeated in _in_windows(examples, encoder, report, index):
+        if isinstance(encoded, TemplateProblem):
             report.refused.add(example.number)
-            report.first_refusal = report.first_refusal or f"row {example.number}: {error}"
+            report.first_refusal = report.first_refusal or f"row {example.number}: {encoded}"
             report.dropped += 1
             continue
         if drop_duplicates and repeated:
@@ -250,6 +264,22 @@ def encode_all(
         for example in held_out:
             if index.find(example.plain()) is not None:
                 report.overlap.add(example.number)
+
+
+def _in_windows(
+    examples: Iterable[Example], encoder: Encoder, report: DataReport, index: DuplicateIndex | None
+) -> Iterator[tuple[Example, Encoded | TemplateProblem, bool]]:
+    """Each example with its tokens and whether it repeats an earlier one exactly.
+
+    While the tokenizer works on a window (without the interpreter's lock), what needs no tokens is
+    looked at here.
+    """
+    rows = iter(examples)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokens") as pool:
+        while window := list(islice(rows, _WINDOW)):
+            tokens = pool.submit(encoder.start(window))
+            repeated = [look(report, example, index) for example in window]
+            yield from zip(window, tokens.result(), repeated, strict=True)
 
 
 def _fit(encoded: Encoded, encoder: Encoder, report: DataReport) -> Encoded | None:

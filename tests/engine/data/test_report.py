@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from engine.data.duplicates import DuplicateIndex
 from engine.data.formats import Example
 from engine.data.masks import Encoder
 from engine.data.report import DataReport, encode_all
-from tests.support.tiny_model import tiny_tokenizer
+from tests.support.tiny_model import chat_rows, tiny_tokenizer
 
 WORDS = (
     "license",
@@ -155,3 +156,36 @@ def test_a_hundred_thousand_rows_in_a_minute(encoder: Encoder) -> None:
     assert report.rows == 100_000
     assert time.monotonic() - began < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20
+
+
+def test_runs_are_found_by_the_quick_look_too() -> None:
+    """The words are looked at before the slow pattern: nothing it finds may be lost."""
+    import random
+
+    from engine.data.report import _RUN, _is_a_run
+
+    rng = random.Random(3)
+    for _ in range(400):
+        words = [rng.choice(["a", "bb", "ccc ddd", "x" * rng.randint(1, 60)]) for _ in range(30)]
+        if rng.random() < 0.5:
+            words[3:3] = ["same"] * rng.randint(17, 22)
+        text = rng.choice([" ", "\n", "  "]).join(words)
+        assert _is_a_run(text) == (_RUN.search(text) is not None), text
+
+
+def test_rows_encoded_together_are_rows_encoded_alone(tiny_model: Path) -> None:
+    from engine.data.formats import read_examples
+    from engine.data.masks import Encoder, TemplateProblem
+    from engine.data.rows import Row
+    from engine.models import ModelLocation
+    from recipes.loading import load_tokenizer
+
+    encoder = Encoder(load_tokenizer(ModelLocation("hf", tiny_model, None, "tiny")))
+    rows = [Row(i, values) for i, values in enumerate(chat_rows(5), 1)]
+    pairs = [Row(1, {"prompt": "What?", "chosen": "A license.", "rejected": "No, no notice."})]
+    completions = [Row(1, {"prompt": "What?", "completion": "A license."})]
+    for some in (rows, pairs, completions, [Row(1, {"text": "A notice."})]):
+        examples = list(read_examples(some))
+        together = encoder.encode_many(examples)
+        assert together == [encoder.encode(example) for example in examples]
+        assert not any(isinstance(item, TemplateProblem) for item in together)
