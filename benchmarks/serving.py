@@ -143,7 +143,7 @@ def starts(station: Workstation, gguf: Path, rounds: int) -> dict[str, float]:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause, whole and streamed in turn, and say what they heard."""
+    """Clients that ask all the time, whole and streamed in turn, and say what they heard."""
 
     url: Callable[[], str]
     key: str
@@ -174,9 +174,8 @@ class Load:
             count += 1
             outcome = self.ask(stream=bool(count % 2))
             self.heard[outcome] += 1
-            if outcome == "nobody":
-                # a client that is refused a connection comes back a little later
-                time.sleep(0.1)
+            # a person's pause, and a longer one where nobody took the connection
+            time.sleep(0.1 if outcome == "nobody" else 0.02)
 
     def ask(self, *, stream: bool = False) -> str:
         """One request, judged: ``whole``, ``busy``, ``error event``, ``cut``, ``nobody``, ``bad``.

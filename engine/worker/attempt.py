@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import BadInput, ModelOpsError, Outdated
-from engine.kinds import Kind, code_version, load_function, load_kinds
+from engine.kinds import Kind, code_version, load_function, load_kind
 from engine.paths import StatePaths
 from engine.supervise.crash import crash_point
 from engine.supervise.durable import read_json, write_json_durably
@@ -80,7 +80,7 @@ def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any
     """The body of ``result.json``: ``state`` is succeeded, failed or stopped."""
     context: StepContext | None = None
     try:
-        kind = load_kinds().get(spec["kind"])
+        kind = load_kind(spec["kind"])
         context = make_context(spec, kind, stop)
         context.event("begun", state="running", reason=spec.get("reason", ""))
         crash_point("worker.begun")

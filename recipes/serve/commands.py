@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import Conflict, NotFound
 from engine.serving import records
-from engine.serving.front import Command
 from engine.serving.upstream import UpstreamGone
-from recipes.serve.check import require_same_base
 
 if TYPE_CHECKING:
+    from engine.serving.front import Command
     from recipes.serve.run import Deployment
 
 
@@ -74,6 +73,7 @@ class Commands:
         import asyncio
 
         from engine.models import resolve_model
+        from recipes.serve.check import require_same_base
 
         deployment = self._deployment
         name = records.check_name(str(params["name"]))

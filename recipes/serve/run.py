@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.devices.needs import parse_bytes
 from engine.errors import DoesNotFit, ModelOpsError
@@ -18,15 +18,16 @@ from engine.models import ModelLocation, resolve_model
 from engine.plugins import extensions
 from engine.serving import records
 from engine.serving.figures import Figures
-from engine.serving.front import Front, FrontSettings
 from engine.serving.host import Host, HostSettings
 from engine.serving.launch import Launch, LaunchRequest, free_port
 from engine.serving.ports import listen
 from engine.types.serving import DeploymentState, ServedVersion
 from engine.worker.checkpoints import mark_complete, prune
 from engine.worker.context import StepContext, StepResult
-from recipes.serve.commands import Commands
 from recipes.serve.schema import ServeSpec
+
+if TYPE_CHECKING:
+    from engine.serving.front import Front
 
 #: Seconds between looks at the server, and between pictures for `serve list`.
 _TICK_S = 0.2
@@ -220,21 +221,11 @@ class Deployment:
         Raises:
             ModelOpsError: the server can't be started.
         """
-        commands = Commands(self)
-        front = Front(
-            self.host,
-            FrontSettings(
-                key=records.secret(self.ctx.paths, self.name, "key") if self.spec.api_key else "",
-                admin=records.secret(self.ctx.paths, self.name, "admin"),
-                max_body=int(self.spec.max_request_mb * (1 << 20)),
-            ),
-            lambda: [self.name, *self.adapters],
-            commands.table(),
-        )
         self.ctx.phase("starting the server")
         # first of all: it needs seconds, and the front's libraries load meanwhile
         self.host.wake()
         await asyncio.sleep(0)
+        front = self._front()
         server = _web_server(front, self.spec)
         serving = asyncio.create_task(server.serve(sockets=[self.socket]))
         try:
@@ -245,6 +236,21 @@ class Deployment:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(serving), 5)
             self.picture(DeploymentState.STOPPED)
+
+    def _front(self) -> Front:
+        from engine.serving.front import Front, FrontSettings
+        from recipes.serve.commands import Commands
+
+        return Front(
+            self.host,
+            FrontSettings(
+                key=records.secret(self.ctx.paths, self.name, "key") if self.spec.api_key else "",
+                admin=records.secret(self.ctx.paths, self.name, "admin"),
+                max_body=int(self.spec.max_request_mb * (1 << 20)),
+            ),
+            lambda: [self.name, *self.adapters],
+            Commands(self).table(),
+        )
 
     async def _watch(self, serving: asyncio.Task[None]) -> None:
         followed = time.monotonic()
