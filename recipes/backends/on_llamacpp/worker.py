@@ -43,7 +43,13 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     sys.stderr.write(done.stderr)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise WorkerError("llama.cpp's converter failed", "\n".join(lines[-3:]))
+        hint = ""
+        if "pre-tokenizer was not recognized" in done.stderr:
+            hint = (
+                "llama.cpp's script knows tokenizers of published models only; ours looks at the "
+                'rule itself: set backend = "llama-cpp"'
+            )
+        raise WorkerError("llama.cpp's converter failed", lines[-1] if lines else "", hint)
     return {"settings": {"outtype": request["dtype"]}, "versions": {"script": script.parent.name}}
 
 

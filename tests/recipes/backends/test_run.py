@@ -113,7 +113,7 @@ def test_version_5_configurations_are_put_in_version_4_words(tmp_path: Path) -> 
 def test_a_killed_calibration_goes_on_and_ends_with_the_same_tensors(
     tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     first = context(tmp_path / "whole", spec_for(tiny_model, rows, format="gptq"))
     whole = Registry.open(first.paths).materialize(run(first).outputs["model"])
@@ -133,9 +133,28 @@ def test_a_killed_calibration_goes_on_and_ends_with_the_same_tensors(
     assert any("used again" in str(event) for event in events(again))
     want, have = load_file(whole / "model.safetensors"), load_file(result / "model.safetensors")
     assert want.keys() == have.keys()
-    assert all((want[name] == have[name]).all() for name in want)
+    assert all(want[name].equal(have[name]) for name in want)
     assert str(tmp_path) not in (result / "config.json").read_text()
     assert not scratch.exists()
+
+
+@pytest.mark.slow
+def test_llama_cpps_own_converter_makes_the_same_model(rows: Path, tmp_path: Path) -> None:
+    """And refuses, with advice, a tokenizer that is nobody's."""
+    from engine.backends import find
+    from tests.support.tiny_model import build_tiny_model
+
+    options = {"levels": ["F16"], "backend": "llama-cpp-convert"}
+    ctx = context(tmp_path, spec_for("smollm2-135m-instruct", rows, **options))
+    result = run(ctx)
+    assert result.outputs["kl"] < 1e-4
+    assert any("llama.cpp's own script" in note for note in result.report[0]["notes"])
+    assert find("llama-cpp-convert").sdist
+
+    tiny = build_tiny_model(tmp_path / "tiny")
+    with pytest.raises(StepFailed, match="converter failed") as failed:
+        run(context(tmp_path, spec_for(tiny, rows, **options), job="j2"))
+    assert 'backend = "llama-cpp"' in failed.value.hint
 
 
 def _kill_behind(mark: Path) -> None:
