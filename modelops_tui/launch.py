@@ -43,7 +43,9 @@ def launch(ascii_only: bool = False, web: bool = False) -> int:
     gc.disable()
     # textual takes 240 to 540 ms of CPU: after everything that can refuse
     from screens.app import WorkbenchApp
+    from screens.garbage import one_heap
 
+    one_heap()
     app = WorkbenchApp(settings=settings, ascii_only=ascii_only)
     if sys.stdin.isatty():
         _watch_terminal(app)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.screen import Screen
 
 from engine.api import Workbench
@@ -17,22 +17,13 @@ from engine.errors import ModelOpsError
 from screens import themes
 from screens.actions import SCREEN_NAMES, bindings
 from screens.bridge import Bridge
+from screens.garbage import COLLECT_AFTER_S, collect_garbage, forget_closed_widgets
 from screens.messages import BridgeTrouble, EngineChanged
 from screens.settings import UiSettings, load_settings
 
 if TYPE_CHECKING:
     from engine.types.system import EngineStatus
     from screens.frame import WorkScreen
-
-#: Seconds after the start until garbage is collected again (see ``modelops_tui.launch``).
-GC_AFTER_S = 2.0
-
-
-def _collect_garbage() -> None:
-    """From now on; what start-up made stays out of every later collection."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 def _mode(name: str) -> Callable[[], Screen[Any]]:
@@ -100,7 +91,6 @@ class WorkbenchApp(App[None]):
     def on_mount(self) -> None:
         self._handle_signals()
         self.bridge.start()
-        self.set_timer(GC_AFTER_S, _collect_garbage)
         for problem in self.settings.problems:
             self.notify(problem, severity="warning", markup=False)
         if self._start_engine:
@@ -133,6 +123,11 @@ class WorkbenchApp(App[None]):
             self.pop_screen()
         if self.current_mode != name:
             self.switch_mode(name)
+
+    def pop_screen(self) -> AwaitComplete:
+        """Close the uppermost dialog; what those before it left in memory goes."""
+        forget_closed_widgets()
+        return super().pop_screen()
 
     def action_go_back(self) -> None:
         """One step back: out of a dialog, to the Jobs screen, out of the program."""
@@ -192,6 +187,11 @@ class WorkbenchApp(App[None]):
         for stack in self._screen_stacks.values():
             for screen in stack:
                 self.tell_engine(screen)
+
+    def screen_made(self, screen: Screen[Any]) -> None:
+        """One of the eight is shown for the first time; it is kept until the end."""
+        self.tell_engine(screen)
+        self.set_timer(COLLECT_AFTER_S, collect_garbage)
 
     def tell_engine(self, screen: Screen[Any]) -> None:
         """Put the engine's state in the top line of a screen."""

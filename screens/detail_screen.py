@@ -107,18 +107,21 @@ class DetailScreen(WorkScreen):
         self._show_rows()
         self.load_pane()
 
-    def _show_rows(self) -> None:
+    def _matching(self) -> Sequence[Row]:
+        """The rows that hold every word of the filter."""
         words = self.filter_text.lower().split()
-        rows = [
+        return [
             row
             for row in self.rows
             if all(word in " ".join(text for text, _ in row.cells).lower() for word in words)
         ]
+
+    def _show_rows(self) -> None:
         nothing = self._loaded and not self.rows and not self.filter_text
         self.set_class(nothing, "empty")
         if nothing:
             self.show_empty(self.empty_lines)
-        self.table.set_rows(rows)
+        self.table.set_rows(self._matching())
         self.show_crumbs()
 
     def apply_filter(self, text: str) -> None:
@@ -206,10 +209,15 @@ class DetailScreen(WorkScreen):
         if isinstance(widget, TextPane):
             widget.show(content)
 
+    @property
+    def counted(self) -> str:
+        """How many rows there are, for the breadcrumb."""
+        return str(len(self.rows))
+
     def show_crumbs(self) -> None:
         """Where one is: screen (how many), filter, row, pane."""
         row = self.table.current
-        count = f" ({len(self.rows)})" if self._loaded else ""
+        count = f" ({self.counted})" if self._loaded else ""
         self.top_bar.set_crumbs(
             self.heading + count,
             f"/{self.filter_text}" if self.filter_text else "",

@@ -59,7 +59,7 @@ class WorkScreen(Screen[None]):
         raise NotImplementedError
 
     def on_mount(self) -> None:
-        self.work_app.tell_engine(self)
+        self.work_app.screen_made(self)
 
     @property
     def heading(self) -> str:
