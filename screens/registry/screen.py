@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from textual.timer import Timer
+
 from engine.errors import ModelOpsError
 from engine.types.artifacts import ArtifactDetail, ArtifactView, GateResult, LineageNode
 from screens.actions import bindings
@@ -18,6 +20,8 @@ from screens.widgets.text_pane import Build
 
 #: Artifacts a page; the next one is read when the cursor nears the end.
 PAGE = 500
+#: Seconds without a key after which the index is asked for what the filter says.
+FILTER_AFTER_S = 0.2
 TYPES = (None, "model", "adapter", "quantized", "dataset", "index", "report", "base", "recipe")
 
 
@@ -49,23 +53,68 @@ class RegistryScreen(DetailScreen):
         super().__init__()
         self._type: str | None = None
         self._hidden = False
-        self._limit = PAGE
+        self._more = False
+        self._asked = ""
+        """What the index was asked for; empty while the filter works on what is loaded."""
+        self._filter_timer: Timer | None = None
 
     @property
     def heading(self) -> str:
         return f"Registry: {self._type}" if self._type else "Registry"
 
     def fetch(self) -> Sequence[Row]:
+        return self._page(self._asked, None)
+
+    def _page(self, text: str, before: str | None) -> list[Row]:
+        """One page of rows (in a thread), from the newest or from below an artifact."""
         now = self.work_app.clock()
         views = self.workbench.artifacts.list(
-            artifact_type=self._type, include_runs=self._hidden, limit=self._limit
+            artifact_type=self._type,
+            include_runs=self._hidden,
+            text=text or None,
+            limit=PAGE,
+            before=before,
         )
         return [artifact_row(view, now) for view in views]
 
+    def _take_rows(self, rows: Sequence[Row]) -> None:
+        self._more = len(rows) == PAGE
+        super()._take_rows(rows)
+        if self._more and self.filter_text != self._asked:
+            self._ask_index()  # it fitted into one page when the filter was written
+
     def on_paged_table_near_end(self) -> None:
-        if len(self.rows) >= self._limit:
-            self._limit += PAGE
-            self.action_reload()
+        if self._more and self.rows:
+            self._more = False  # until the page is there
+            work = partial(self._page, self._asked, self.rows[-1].key)
+            self.in_thread("list", work, self._take_page)
+
+    def _take_page(self, rows: Sequence[Row]) -> None:
+        self._more = len(rows) == PAGE
+        self.rows = (*self.rows, *rows)
+        self._show_rows()
+
+    def apply_filter(self, text: str) -> None:
+        """Among what is loaded where that is all; else the index is asked, after a short rest."""
+        if not self._more and not self._asked and len(self.rows) < PAGE:
+            super().apply_filter(text)
+            return
+        self.filter_text = text
+        self.show_crumbs()
+        if self._filter_timer is not None:
+            self._filter_timer.stop()
+        self._filter_timer = self.set_timer(FILTER_AFTER_S, self._ask_index)
+
+    def _ask_index(self) -> None:
+        self._asked = self.filter_text
+        self.action_reload()
+
+    def _matching(self) -> Sequence[Row]:
+        return self.rows if self._asked else super()._matching()
+
+    @property
+    def counted(self) -> str:
+        return f"{len(self.rows)}{'+' if self._more else ''}"
 
     def pane_lines(self, pane: str, item: ArtifactView) -> Build:
         artifacts = self.workbench.artifacts
