@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 from textual.timer import Timer
 
-from engine.errors import ModelOpsError
 from engine.types.artifacts import ArtifactDetail, ArtifactView, GateResult, LineageNode
 from screens.actions import bindings
-from screens.detail_screen import DetailScreen
 from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
 from screens.prose import fact_columns, heading, paragraph, table
+from screens.registry.sync import SyncActions
 from screens.text import Line, ago, size, wall_time
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
@@ -25,7 +24,7 @@ FILTER_AFTER_S = 0.2
 TYPES = (None, "model", "adapter", "quantized", "dataset", "index", "report", "base", "recipe")
 
 
-class RegistryScreen(DetailScreen):
+class RegistryScreen(SyncActions):
     """Looking never makes a registry; what changes it asks first and names the thing."""
 
     NAME = "registry"
@@ -288,33 +287,6 @@ class RegistryScreen(DetailScreen):
         question = f"{'Take back the yank of' if undo else 'Yank'} {_named(view)}?"
         told = "It stays where it is; names pass over a yanked version and everyone is warned."
         self.app.push_screen(ConfirmDialog(question, told), answered)
-
-    def action_push(self) -> None:
-        self._sync("push")
-
-    def action_pull(self) -> None:
-        self._sync("pull")
-
-    def _sync(self, way: str) -> None:
-        call = getattr(self.workbench.artifacts, way, None)
-        if call is None:
-            self.work_app.show_error(
-                ModelOpsError(
-                    f"the registry can't {way} from here",
-                    "this installation has no remotes yet",
-                    "`modelops-tui remote --help`",
-                )
-            )
-            return
-
-        def run(remote: str) -> None:
-            def done(report: Any) -> None:
-                self.say(f"{way}: {report.manifests} artifacts, {size(report.size_bytes)}")
-                self.action_reload()
-
-            self.in_thread(way, partial(call, remote), done)
-
-        self.ask_line(f"Name of the remote to {way}", "`modelops-tui remote list`", run)
 
     def command_twin(self) -> str:
         view: ArtifactView | None = self.item
