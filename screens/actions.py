@@ -157,6 +157,8 @@ ACTIONS: tuple[Action, ...] = (
         palette=False,
     ),
     Action("unset-value", "u", "Take the value out: the default holds", "form", label="default"),
+    Action("add-variable", "a", "Add a variable ([vars])", "form"),
+    Action("vary-value", "v", "Try several values of this key: a sweep ([matrix])", "form"),
     Action("save-recipe", "ctrl+s", "Save as TOML, comments kept", "form", label="save"),
     Action("run-form", "r", "Run it as it stands", "form", label="run"),
     # data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 _TEXT = ("text", "a model", "a dataset or a file", "a path", '"', "one of")
@@ -34,15 +35,16 @@ class RecipeDocument:
         return {str(name): str(step.get("uses", "")) for name, step in steps.items()}
 
     def get(self, key: str) -> Any:
-        """The value at a dotted key, or None."""
-        node: Any = self._document
-        for part in key.split("."):
-            if not hasattr(node, "get"):
-                return None
-            node = node.get(part)
-            if node is None:
-                return None
-        return node.unwrap() if hasattr(node, "unwrap") else node
+        """The value at a dotted key (also a quoted one of ``[matrix]``), or None."""
+        found = _find(self._document, key)
+        if found is None:
+            return None
+        value = found[0][found[1]]
+        return value.unwrap() if hasattr(value, "unwrap") else value
+
+    def leaves(self, table: str) -> list[str]:
+        """Dotted keys of the values in a table and the tables in it."""
+        return [label for label, _ in _flat(self.get(table) or {})]
 
     def shown(self, key: str) -> str:
         """The value as one writes it: text without quotes, the rest as TOML."""
@@ -52,27 +54,80 @@ class RecipeDocument:
         return value if isinstance(value, str) else toml_value(value)
 
     def set(self, key: str, text: str, expected: str = "") -> None:
-        """Write a value; the tables on the way are made where they are missing."""
+        """Write a value; the tables on the way are made where they are missing.
+
+        A new key of ``[matrix]`` is written as one quoted key: that is how its table is read.
+        """
         import tomlkit
 
+        value = parsed(text, expected)
+        found = _find(self._document, key)
+        if found is not None:
+            found[0][found[1]] = value
+            return
         parts = key.split(".")
+        if parts[0] == "matrix":
+            parts = [parts[0], ".".join(parts[1:])]
+        if len(parts) == 1:
+            # a key after the last table would become a key of that table
+            self._document_key(key, value)
+            return
         node: Any = self._document
         for part in parts[:-1]:
             if part not in node:
                 node[part] = tomlkit.table()
             node = node[part]
-        node[parts[-1]] = parsed(text, expected)
+        node[parts[-1]] = value
+
+    def _document_key(self, key: str, value: Any) -> None:
+        """Write a new key of the document itself, before its first table."""
+        import tomlkit
+
+        lines = self.text.splitlines(keepends=True)
+        place = next((n for n, x in enumerate(lines) if x.lstrip().startswith("[")), len(lines))
+        while place and not lines[place - 1].strip():
+            place -= 1
+        if place and not lines[place - 1].endswith("\n"):
+            lines[place - 1] += "\n"
+        lines.insert(place, f"{key} = {toml_value(value)}\n")
+        self._document = tomlkit.parse("".join(lines))
 
     def unset(self, key: str) -> None:
-        """Take a value out; the kind's default holds again."""
-        parts = key.split(".")
-        node: Any = self._document
-        for part in parts[:-1]:
-            node = node.get(part)
-            if node is None:
-                return
-        if parts[-1] in node:
-            del node[parts[-1]]
+        """Take a value out; the kind's default holds again. An emptied sweep goes whole."""
+        found = _find(self._document, key)
+        if found is None:
+            return
+        del found[0][found[1]]
+        if key.startswith("matrix.") and not self.get("matrix"):
+            import tomlkit
+
+            del self._document["matrix"]
+            self._document = tomlkit.parse(self.text.rstrip("\n") + "\n")
+
+
+def _find(node: Any, key: str) -> tuple[Any, str] | None:
+    """The table that holds a dotted key, and the key's name in it."""
+    if not hasattr(node, "get"):
+        return None
+    if key in node:
+        return node, key
+    parts = key.split(".")
+    # the longest name first: "train.lr" in quotes is one key
+    for length in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:length])
+        if name in node:
+            found = _find(node[name], ".".join(parts[length:]))
+            if found is not None:
+                return found
+    return None
+
+
+def _flat(table: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def parsed(text: str, expected: str = "") -> Any:

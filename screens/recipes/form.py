@@ -20,7 +20,8 @@ from engine.types.recipes import Diagnostic, LibraryEntry
 from screens.actions import bindings
 from screens.prose import paragraph
 from screens.recipe_picker import one_diagnostic
-from screens.recipes.document import RecipeDocument
+from screens.recipes.document import RecipeDocument, toml_value
+from screens.recipes.form_keys import FormKey, form_keys, sweep_place
 from screens.text import Line
 from screens.widgets.key_hints import KeyHints
 from screens.widgets.paged_table import Column, PagedTable, Row
@@ -33,14 +34,6 @@ if TYPE_CHECKING:
 
 #: Seconds after the last stroke until the recipe is checked.
 SETTLE_S = 0.25
-
-
-@dataclass(frozen=True)
-class FormKey:
-    """One row: the key's place in this recipe, and what its kind says of it."""
-
-    place: str
-    view: KeyView
 
 
 @dataclass(frozen=True)
@@ -84,33 +77,17 @@ class FormScreen(Screen[Path | None]):
 
     def on_mount(self) -> None:
         self.query_one("#value").display = False
-        self._keys = self._all_keys()
-        self._show_rows()
+        self._renew_rows()
         self._check()
 
     @property
     def table(self) -> PagedTable:
         return self.query_one("#keys", PagedTable)
 
-    def _all_keys(self) -> list[FormKey]:
-        recipes = self._workbench.recipes
-        known = {kind.name for kind in recipes.kinds()}
-        if self.document.kind in known:
-            keys = [FormKey(view.key, view) for view in recipes.keys(self.document.kind)]
-        else:
-            keys = [
-                FormKey(f"steps.{step}.{view.key}", view)
-                for step, kind in self.document.steps().items()
-                if kind in known
-                for view in recipes.keys(kind)
-            ]
-
-        # what the recipe sets comes first, then what it must set
-        def rank(key: FormKey) -> tuple[bool, bool]:
-            missing = self.document.get(key.place) is None
-            return (missing, missing and not key.view.required)
-
-        return sorted(keys, key=rank)
+    def _renew_rows(self) -> None:
+        """After a row came or went."""
+        self._keys = form_keys(self.document, self._workbench.recipes)
+        self._show_rows()
 
     def _show_rows(self) -> None:
         wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
@@ -138,10 +115,17 @@ class FormScreen(Screen[Path | None]):
         self._show_state()
 
     def on_paged_table_chosen(self, event: PagedTable.Chosen) -> None:
-        key: FormKey = event.row.item
+        self._edit(event.row.item, self.document.text)
+
+    @property
+    def _editing(self) -> bool:
+        return self.query_one("#value").has_focus
+
+    def _edit(self, key: FormKey, before: str) -> None:
+        """Open the field; ``before`` is the text that escape goes back to."""
         field = self.query_one("#value", Input)
         field.display = True
-        self._before = self.document.text
+        self._before = before
         with self.prevent(Input.Changed):
             field.value = self.document.shown(key.place)
         field.placeholder = f"{key.place}: {key.view.expected}"
@@ -169,6 +153,7 @@ class FormScreen(Screen[Path | None]):
 
     def on_input_submitted(self) -> None:
         self.query_one("#value").display = False
+        self._renew_rows()
         self.table.focus()
         self._check()
 
@@ -177,8 +162,40 @@ class FormScreen(Screen[Path | None]):
         row = self.table.current
         if row is not None:
             self.document.unset(row.key)
-            self._show_rows()
+            self._renew_rows()
             self._check()
+
+    def action_add_variable(self) -> None:
+        """Ask for a name, then for the value."""
+        from screens.dialogs import LineDialog
+
+        def named(name: str | None) -> None:
+            if name:
+                self._begin(f"vars.{name}", "")
+
+        hint = "Keys refer to it as ${vars.NAME}; a value such as 8 or text."
+        self.app.push_screen(LineDialog("Name of the variable", hint), named)
+
+    def action_vary_value(self) -> None:
+        """Put the chosen key into the sweep, with its value as the first of the list."""
+        row = self.table.current
+        if row is None or row.key == "pick" or row.key.startswith("matrix."):
+            self.app.notify("v varies a key of a step or a variable", severity="warning")
+            return
+        value = self.document.get(row.key)
+        if value is None:
+            value = row.item.view.default
+        self._begin(sweep_place(row.key), "[]" if value is None else toml_value([value]))
+
+    def _begin(self, place: str, text: str) -> None:
+        """Make a row that is not there yet, go to it, and open its field."""
+        before = self.document.text
+        if self.document.get(place) is None:
+            self.document.set(place, text or '""')
+        self._renew_rows()
+        if self.table.go_to(place) and self.table.current is not None:
+            self._edit(self.table.current.item, before)
+        self._check()
 
     # -- checking ---------------------------------------------------------------------------------
 
@@ -242,7 +259,7 @@ class FormScreen(Screen[Path | None]):
         if field.display:
             field.display = False
             self.document = RecipeDocument(self._before)
-            self._show_rows()
+            self._renew_rows()
             self.table.focus()
             self._check()
         else:

@@ -1,0 +1,107 @@
+"""The rows of a recipe's form: what its kinds allow, its variables, and the sweep over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.api.recipes import KeyView
+from screens.recipes.document import RecipeDocument
+
+if TYPE_CHECKING:
+    from engine.api.recipes import Recipes
+
+_VARIABLE = re.compile(r"\$\{vars\.([^}]+)\}")
+_TYPES = ((bool, "true or false"), (int, "a number"), (float, "a number"), (str, "text"))
+
+
+@dataclass(frozen=True)
+class FormKey:
+    """One row: the key's place in this recipe, and what may stand there."""
+
+    place: str
+    view: KeyView
+
+
+def form_keys(document: RecipeDocument, recipes: Recipes) -> list[FormKey]:
+    """Every row: variables and sweep first, then what is set, then what must be set, then the rest.
+
+    Args:
+        document: the recipe.
+        recipes: asked for the keys of the kinds it uses.
+    """
+    known = {kind.name for kind in recipes.kinds()}
+    if document.kind in known:
+        keys = [FormKey(view.key, view) for view in recipes.keys(document.kind)]
+    else:
+        keys = [
+            FormKey(f"steps.{step}.{view.key}", view)
+            for step, kind in document.steps().items()
+            if kind in known
+            for view in recipes.keys(kind)
+        ]
+
+    def rank(key: FormKey) -> tuple[bool, bool]:
+        missing = document.get(key.place) is None
+        return (missing, missing and not key.view.required)
+
+    ranked = sorted(keys, key=rank)
+    return [*_variables(document, keys), *_sweep(document, keys), *ranked]
+
+
+def sweep_place(place: str) -> str:
+    """Where ``[matrix]`` holds a key: a step's name stands for ``steps.<name>``."""
+    return f"matrix.{place.removeprefix('steps.')}"
+
+
+def _variables(document: RecipeDocument, keys: list[FormKey]) -> list[FormKey]:
+    """Rows of ``[vars]``: those that are set, and those that something refers to."""
+    table = document.get("vars")
+    names = list(table) if isinstance(table, Mapping) else []
+    used: dict[str, list[FormKey]] = {}
+    for key in keys:
+        for name in _VARIABLE.findall(str(document.get(key.place) or "")):
+            used.setdefault(name, []).append(key)
+    rows = []
+    for name in [*names, *(n for n in used if n not in names)]:
+        users = used.get(name, [])
+        whole = [k for k in users if document.get(k.place) == f"${{vars.{name}}}"]
+        expected = whole[0].view.expected if whole else _type_of(document.get(f"vars.{name}"))
+        told = ", ".join(key.place for key in users)
+        about = f"a variable; used by {told}" if told else "a variable; nothing here refers to it"
+        view = KeyView(f"vars.{name}", expected, about, bool(users), None, ())
+        rows.append(FormKey(f"vars.{name}", view))
+    return rows
+
+
+def _sweep(document: RecipeDocument, keys: list[FormKey]) -> list[FormKey]:
+    """Rows of ``[matrix]`` and its ``pick``; none without a sweep."""
+    labels = document.leaves("matrix")
+    if not labels:
+        return []
+    views = {sweep_place(key.place): key.view for key in keys}
+    rows = []
+    for label in labels:
+        place = f"matrix.{label}"
+        if label == "pick":
+            rows.append(FormKey(place, _pick_view()))
+            continue
+        each = views[place].expected if place in views else "values"
+        about = f"every value is tried, in all combinations; each: {each}"
+        rows.append(FormKey(place, KeyView(place, "a list", about, True, None, ())))
+    if "pick" not in labels:
+        rows.append(FormKey("pick", _pick_view()))
+    return rows
+
+
+def _pick_view() -> KeyView:
+    about = "which point of the sweep is taken: `min` or `max` of a step's number; none: all"
+    return KeyView("pick", "text: min STEP.OUTPUT", about, False, None, ())
+
+
+def _type_of(value: Any) -> str:
+    if value == "":
+        return "a value"  # just added: what is written decides
+    return next((word for kind, word in _TYPES if isinstance(value, kind)), "a value")
