@@ -22,6 +22,7 @@ from engine.types.jobs import AttemptView, EventPage, JobPage, JobState, JobView
 
 if TYPE_CHECKING:
     from engine.recipe.plan import Plan
+    from engine.telemetry.watch import Growth
 
 #: At most this many bytes of events a page, so that a screen never stalls on a long run.
 EVENT_PAGE_BYTES = 1 << 20
@@ -115,6 +116,13 @@ class Jobs:
             if record is not None:
                 events.append(record)
         return EventPage(tuple(events), offset + whole)
+
+    def growth(self, job_id: str) -> Growth:
+        """Something to ``wait`` on until the job writes more events or output; close it."""
+        from engine.telemetry.watch import Growth
+
+        full = self._resolve(job_id)
+        return Growth(self._paths.job_events(full), self._paths.job_log(full))
 
     def log_path(self, job_id: str) -> Path:
         """The file with the output of every attempt. Its beginning may be a hole (NUL bytes)."""

@@ -64,10 +64,12 @@ class ControlServer:
     def _serve(self, conn: socket.socket) -> None:
         with conn, suppress(OSError, ValueError):
             conn.settimeout(_CLIENT_TIMEOUT_S)
+            buffer = bytearray()
             if protocol.peer_uid(conn) not in (os.getuid(), 0):
+                # closed with the request unread, the answer would be lost with the connection
+                protocol.receive_line(conn, buffer)
                 protocol.send_line(conn, {"error": "another user's engine"})
                 return
-            buffer = bytearray()
             while (request := protocol.receive_line(conn, buffer)) is not None:
                 protocol.send_line(conn, self._answer(request))
 

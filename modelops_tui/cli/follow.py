@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.api import Workbench
 from engine.errors import ModelOpsError, Outdated
@@ -12,8 +12,13 @@ from engine.types.jobs import ENDED_STATES, JobState, JobView, StepView
 from modelops_tui.cli.output import ExitCode, Format, out
 from modelops_tui.cli.wording import duration, number
 
-#: How often events are looked at (4 Hz), and how often the engine's pulse is felt.
+if TYPE_CHECKING:
+    from engine.telemetry.watch import Growth
+
+#: How often the job's state is looked at (4 Hz; events are seen at once), the least time between
+#: two looks at events, and how often the engine's pulse is felt.
 _TICK_S = 0.25
+_GULP_S = 0.02
 _PULSE_S = 3.0
 
 _EXITS = {
@@ -86,10 +91,16 @@ def follow(bench: Workbench, job_id: str, *, stream: bool = False) -> ExitCode:
 
 
 def _watch(bench: Workbench, job_id: str, stream: bool) -> JobView:
+    view = bench.jobs.get(job_id)
+    with bench.jobs.growth(job_id) as growth:
+        return _until_over(bench, view, stream, growth)
+
+
+def _until_over(bench: Workbench, view: JobView, stream: bool, growth: Growth) -> JobView:
+    job_id = view.id
     line = ProgressLine()
     offset, told, seen = 0, "", -1
     pulse = time.monotonic()
-    view = bench.jobs.get(job_id)
     while True:
         changed = bench.jobs.changed()
         if changed != seen:
@@ -114,7 +125,9 @@ def _watch(bench: Workbench, job_id: str, stream: bool) -> JobView:
         if time.monotonic() - pulse > _PULSE_S:
             pulse = time.monotonic()
             _keep_engine(bench)
-        time.sleep(_TICK_S)
+        if growth.wait(_TICK_S):
+            # a chatty step is shown in gulps
+            time.sleep(_GULP_S)
 
 
 def _keep_engine(bench: Workbench) -> None:

@@ -173,17 +173,21 @@ def log(
     if not path.exists():
         out.say(f"there is no log yet ({path})")
         return
-    with open(path, "rb") as file:
+    with bench.jobs.growth(view.id) as growth, open(path, "rb") as file:
         if lines is not None:
             file.seek(_last_lines(file, lines))
+        over = False
         try:
             while True:
                 while block := file.read(_LOG_BLOCK):
                     # a hole is where the middle of a very long log was given back to the disk
                     out.raw(block.replace(b"\0", b"").decode("utf-8", "replace"))
-                if not keep or bench.jobs.get(view.id).state in ENDED_STATES:
+                if not keep or over:
                     return
-                time.sleep(_TICK_S)
+                # what it printed before it was over is read once more
+                over = bench.jobs.get(view.id).state in ENDED_STATES
+                if not over:
+                    growth.wait(_TICK_S)
         except KeyboardInterrupt:
             return
 
@@ -221,6 +225,7 @@ def events(
         _known_type(bench, view, kind)
     offset = 0
     try:
+        growth = bench.jobs.growth(view.id)
         while True:
             ended = bench.jobs.get(view.id).state in ENDED_STATES
             page = bench.jobs.events(view.id, offset)
@@ -231,7 +236,7 @@ def events(
             if not page.events and (ended or not keep):
                 return
             if not page.events:
-                time.sleep(_TICK_S)
+                growth.wait(_TICK_S)
     except KeyboardInterrupt:
         return
 

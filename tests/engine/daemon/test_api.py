@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from engine.api import Workbench
-from engine.errors import BadInput, Conflict, NotFound, OutOfSpace
+from engine.errors import BadInput, Conflict, NotFound, OutOfSpace, Refused
 from engine.types.jobs import JobState
 from tests.faults.harness import Harness
 from tests.support.plans import Step, plan
@@ -76,6 +79,14 @@ def test_events_are_read_by_offset(bench: Workbench) -> None:
     assert count == 3000
 
 
+def test_a_job_is_watched_by_its_files(bench: Workbench) -> None:
+    job = bench.jobs.submit(plan()).id
+    with bench.jobs.growth(job[:6]) as growth:
+        assert not growth.wait(0.0)
+        bench.paths.job_events(job).write_text('{"type": "phase"}\n')
+        assert growth.wait(60)
+
+
 def test_changes_are_seen_from_every_thread(bench: Workbench) -> None:
     job = bench.jobs.submit(plan()).id
     seen = bench.jobs.changed()
@@ -97,6 +108,40 @@ def test_no_space_no_job(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> N
         bench.jobs.submit(plan())
     assert caught.value.exit_status == 8
     assert bench.jobs.list().jobs == ()
+
+
+def test_no_job_on_a_network_file_system(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.daemon.space.file_system_of", lambda _: "nfs4")
+    with pytest.raises(Refused, match="network file system"):
+        bench.jobs.submit(plan())
+    assert not bench.paths.jobs_db.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be someone else")
+def test_another_user_is_not_answered(harness: Harness) -> None:
+    """Even where the folder and the socket are open to all, the kernel tells who asks."""
+    harness.start_engine()
+    harness.paths.root.chmod(0o711)
+    harness.paths.engine_socket.chmod(0o666)
+    ask = (
+        "import json, os, socket, sys\n"
+        "os.setgroups([]); os.setuid(int(sys.argv[1]))\n"
+        "conn = socket.socket(socket.AF_UNIX); conn.connect('engine.sock')\n"
+        "conn.sendall(json.dumps({'op': 'stop', 'protocol': 1}).encode() + b'\\n')\n"
+        "print(conn.makefile().readline())"
+    )
+    answers = [
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", ask, user],
+            cwd=harness.paths.root,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for user in ("65534", "0")
+    ]
+    assert json.loads(answers[0]) == {"error": "another user's engine"}
+    assert json.loads(answers[1]) == {"ok": True}
 
 
 def test_an_unknown_kind_is_refused_at_submit(bench: Workbench) -> None:
