@@ -7,16 +7,22 @@ made for another version of the interface is named with its reason and left out,
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from engine.errors import NotFound
+from engine.errors import ModelOpsError, NotFound
 
 #: What a plugin is written against; ``api_version`` of its objects must be this.
 API_VERSION = 1
+
+
+#: Quantization backends: packages that are found and never imported here.
+BACKENDS = "modelops_tui.backends"
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,10 @@ class ExtensionPoint:
     """The entry-point group."""
     summary: str
     type_name: str
-    """``module:Class`` an entry must be an instance of, or ``callable``."""
+    """``module:Class`` an entry must be an instance of, ``callable``, or ``package``."""
     signature: str
+    attributes: tuple[str, ...] = ()
+    """What a function must carry, each a tuple that is not empty."""
 
 
 POINTS: tuple[ExtensionPoint, ...] = (
@@ -48,7 +56,8 @@ POINTS: tuple[ExtensionPoint, ...] = (
         "modelops_tui.readers",
         "reads documents of a file type for retrieval",
         "callable",
-        "read(path: Path) -> str; attribute suffixes: tuple[str, ...]",
+        'read(path: Path) -> str; read.suffixes = (".ext", ...)',
+        ("suffixes",),
     ),
     ExtensionPoint(
         "metric",
@@ -58,11 +67,18 @@ POINTS: tuple[ExtensionPoint, ...] = (
         "metric(answers: list[str], references: list[str]) -> float",
     ),
     ExtensionPoint(
+        "judge",
+        "modelops_tui.judges",
+        "scores one answer, 0 to 1, in an evaluation",
+        "callable",
+        "judge(prompt: str, answer: str, reference: str) -> float",
+    ),
+    ExtensionPoint(
         "reward",
         "modelops_tui.rewards",
-        "scores completions while training with GRPO",
+        "scores answers while training with GRPO",
         "callable",
-        "reward(prompts: list[str], completions: list[str], **columns) -> list[float]",
+        "reward(prompts: list[str], answers: list[str]) -> list[float]",
     ),
     ExtensionPoint(
         "exporter",
@@ -70,6 +86,13 @@ POINTS: tuple[ExtensionPoint, ...] = (
         "writes a model in another form",
         "callable",
         "export(model: Path, target: Path) -> None",
+    ),
+    ExtensionPoint(
+        "backend",
+        BACKENDS,
+        "quantizes in an environment of its own",
+        "package",
+        "a package with a folder NAME holding backend.toml, worker.py and the lock",
     ),
 )
 
@@ -151,15 +174,50 @@ def extensions(name: str) -> Extensions:
     for entry in metadata.entry_points(group=where.group):
         package = entry.dist.name if entry.dist is not None else entry.value
         version = entry.dist.version if entry.dist is not None else ""
-        loaded, reason = _load(entry, where)
-        if not reason and entry.name in objects and objects[entry.name] is not loaded:
-            reason = "another plugin already provides this name"
-        if reason:
-            broken.append(BrokenPlugin(entry.name, where.name, package, reason))
-        elif entry.name not in objects:
-            objects[entry.name] = loaded
-            plugins.append(Plugin(entry.name, where.name, package, version, entry.value))
+        for title, loaded, reason in _loaded(entry, where):
+            if not reason and title in objects and objects[title] is not loaded:
+                reason = "another plugin already provides this name"
+            if reason:
+                broken.append(BrokenPlugin(title, where.name, package, reason))
+            elif title not in objects:
+                objects[title] = loaded
+                plugins.append(Plugin(title, where.name, package, version, entry.value))
     return Extensions(where, tuple(plugins), tuple(broken), objects)
+
+
+def names(name: str) -> tuple[str, ...]:
+    """What is plugged in at a point, by name, without importing any of it."""
+    return tuple(sorted(entry.name for entry in metadata.entry_points(group=point(name).group)))
+
+
+def _loaded(entry: metadata.EntryPoint, where: ExtensionPoint) -> list[tuple[str, Any, str]]:
+    """``(name, object, reason)`` of what an entry brings; a reason where it is left out."""
+    if where.type_name == "package":
+        return _backends(entry.value, entry.name)
+    loaded, reason = _load(entry, where)
+    return [(entry.name, loaded, reason)]
+
+
+def _backends(package: str, name: str) -> list[tuple[str, Any, str]]:
+    """The backends of a package; their code runs in processes of their own, never here."""
+    from engine.backends.spec import load_spec
+
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError) as error:
+        return [(name, None, f"{type(error).__name__}: {error}")]
+    places = (spec.submodule_search_locations or []) if spec is not None else []
+    files = sorted(file for place in places for file in Path(place).glob("*/backend.toml"))
+    if not files:
+        return [(name, None, f"{package} has no folder with a backend.toml")]
+    found: list[tuple[str, Any, str]] = []
+    for file in files:
+        try:
+            backend = load_spec(file.parent)
+            found.append((backend.name, backend, ""))
+        except ModelOpsError as error:
+            found.append((file.parent.name, None, str(error)))
+    return found
 
 
 def _load(entry: metadata.EntryPoint, where: ExtensionPoint) -> tuple[Any, str]:
@@ -170,6 +228,9 @@ def _load(entry: metadata.EntryPoint, where: ExtensionPoint) -> tuple[Any, str]:
     if where.type_name == "callable":
         if not callable(loaded):
             return None, f"{entry.value} is not a function"
+        for attribute in where.attributes:
+            if not (isinstance(held := getattr(loaded, attribute, None), tuple) and held):
+                return None, f"{entry.value} has no {attribute}: {where.signature}"
     else:
         module, _, attribute = where.type_name.partition(":")
         if not isinstance(loaded, getattr(importlib.import_module(module), attribute)):

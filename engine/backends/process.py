@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.backends.environment import clean_environment
-from engine.backends.spec import BackendSpec
+from engine.backends.spec import BackendSpec, wire_folder
 from engine.errors import DoesNotFit, ModelOpsError, StepFailed
 
 #: Seconds a worker gets to leave after its stdin closed.
@@ -54,6 +54,8 @@ class BackendProcess:
             "OMP_WAIT_POLICY": "passive",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            # where a plugin's worker finds protocol.py: its own folder is elsewhere
+            "MODELOPS_WIRE": str(wire_folder()),
             "MODELOPS_BACKEND_PATH": os.pathsep.join(str(p) for p in extra_path),
         }
         with open(log, "ab") as stderr:

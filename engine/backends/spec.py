@@ -103,20 +103,44 @@ def load_spec(folder: Path) -> BackendSpec:
     return spec
 
 
-def _folders() -> Iterator[Path]:
-    names = {BUILT_IN, *(p.value for p in metadata.entry_points(group=ENTRY_POINT_GROUP))}
-    for name in sorted(names):
+def wire_folder() -> Path:
+    """The folder of ``protocol.py``, the workers' side of the wire."""
+    spec = importlib.util.find_spec(BUILT_IN)
+    places = (spec.submodule_search_locations or []) if spec is not None else []
+    return next((Path(place) / "wire" for place in places), Path())
+
+
+def _folders() -> Iterator[tuple[bool, Path]]:
+    """Folders of backends, ours first, each with whether it is ours."""
+    plugged = {p.value for p in metadata.entry_points(group=ENTRY_POINT_GROUP)} - {BUILT_IN}
+    for name in (BUILT_IN, *sorted(plugged)):
         # found by name, not imported: a backend's code runs in its own process only
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            # the package above it can't be imported
+            continue
         for place in (spec.submodule_search_locations or []) if spec is not None else []:
-            yield from sorted(f.parent for f in Path(place).glob("*/backend.toml"))
+            for file in sorted(Path(place).glob("*/backend.toml")):
+                yield name == BUILT_IN, file.parent
 
 
 def discover() -> dict[str, BackendSpec]:
-    """Every backend of this installation, by name; the first of a name wins."""
+    """Every backend of this installation, by name; the first of a name wins.
+
+    A damaged one of a plugin is left out (``modelops-tui plugin list`` names it).
+
+    Raises:
+        BadInput: one of our own is damaged.
+    """
     found: dict[str, BackendSpec] = {}
-    for folder in _folders():
-        spec = load_spec(folder)
+    for own, folder in _folders():
+        try:
+            spec = load_spec(folder)
+        except BadInput:
+            if own:
+                raise
+            continue
         found.setdefault(spec.name, spec)
     return found
 

@@ -41,9 +41,18 @@ def points(
 def new(
     name: Annotated[str, typer.Argument(help="Of the package: my-metrics.")],
     folder: Annotated[Path | None, typer.Option(help="Where (default: ./NAME).")] = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="What it brings: kind, metric, judge, reward, reader, exporter, serving, backend,"
+            " or all (default: kind and metric).",
+        ),
+    ] = None,
 ) -> None:
-    """Make a package with a kind and a metric, and tests that pass as they are."""
-    from modelops_tui.cli.plugin_template import write_template
+    """Make a package that works, with tests that pass as they are."""
+    from modelops_tui.cli.plugin_template import DEFAULT, PARTS, write_template
 
-    made = write_template(name, folder or Path(name))
+    parts = list(PARTS) if "all" in (with_ or ()) else with_ or list(DEFAULT)
+    made = write_template(name, folder or Path(name), parts)
     out.say(f"made {made}\nhint: pip install -e {made}[test] && pytest {made}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.kinds import Kind
-from recipes.evaluate.schema import EvaluateSpec
+from recipes.evaluate.schema import MEASURES, EvaluateSpec, plugged_metrics
 
 KIND = Kind(
     name="evaluate",
@@ -11,15 +11,7 @@ KIND = Kind(
     model=EvaluateSpec,
     run="recipes.evaluate.run:run",
     outputs={
-        "perplexity": "number",
-        "base_perplexity": "number",
-        "neutral_perplexity": "number",
-        "neutral_base_perplexity": "number",
-        "loss": "number",
-        "exact_match": "number",
-        "rouge_l": "number",
-        "json_valid": "number",
-        "judge": "number",
+        **dict.fromkeys((*plugged_metrics(), *MEASURES), "number"),
         "report": "artifact",
     },
     lane="auto",

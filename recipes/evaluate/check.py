@@ -10,8 +10,9 @@ from engine.data.rows import read_rows
 from engine.data.source import resolve_data
 from engine.errors import ModelOpsError
 from engine.models import resolve_model
+from engine.plugins import extensions
 from engine.recipe.check import CheckContext, Problem
-from recipes.evaluate.schema import EvaluateSpec
+from recipes.evaluate.schema import METRICS, EvaluateSpec
 from recipes.evaluate.scores import json_check, load_judge
 
 _LOOKED_AT = 200
@@ -36,6 +37,12 @@ def check(spec: EvaluateSpec, context: CheckContext) -> list[Problem]:
             problems += _check_data(key, ref, format_name, columns, context)
     if "judge" in spec.metrics and spec.judge is None:
         problems.append(Problem(("metrics",), "the metric judge needs a judge", "set judge = NAME"))
+    for name in spec.metrics:
+        if name not in METRICS:
+            try:
+                extensions("metric").get(name)
+            except ModelOpsError as error:
+                problems.append(Problem(("metrics",), str(error), error.hint))
     try:
         if spec.judge is not None:
             load_judge(spec.judge)

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from engine.plugins import names
 from engine.recipe.spec import DataRefStr, ModelRefStr, StepSpec
 from recipes.finetune.schema import DataFormat
 
-Metric = Literal["exact_match", "rouge_l", "json_schema", "judge"]
+#: The metrics we bring; plugins bring more.
+METRICS = ("exact_match", "rouge_l", "json_schema", "judge")
+
+
+#: What a step returns besides: no metric of a plugin may be called so.
+MEASURES = (
+    *("perplexity", "base_perplexity", "neutral_perplexity", "neutral_base_perplexity", "loss"),
+    *("exact_match", "rouge_l", "json_valid", "judge"),
+)
+
+
+def plugged_metrics() -> tuple[str, ...]:
+    """The metrics that plugins bring, by name; none of them is imported."""
+    return tuple(n for n in names("metric") if n not in {*METRICS, *MEASURES, "report"})
+
+
+def _known_metric(name: str) -> str:
+    known = (*METRICS, *plugged_metrics())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no metric {name!r}: there are {', '.join(known)}{advice}")
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
 
 
 class EvaluateSpec(StepSpec):
@@ -33,7 +60,8 @@ class EvaluateSpec(StepSpec):
     """Tokens per row; longer rows are cut and counted."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
     metrics: list[Metric] = Field(default_factory=list)
-    """Scores of generated answers against the rows' own answers."""
+    """Scores of generated answers against the rows' own: ``exact_match``, ``rouge_l``,
+    ``json_schema``, ``judge``, and what plugins bring (``plugin list``)."""
     json_schema: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Path of a JSON Schema that answers must satisfy (metric ``json_schema``)."""
     judge: Annotated[str, Field(min_length=1, max_length=256)] | None = None

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.data.formats import Example, Message
-from engine.errors import BadInput, MissingPart, NotFound
+from engine.errors import BadInput, MissingPart, StepFailed
+from engine.plugins import extensions
 from recipes.evaluate.generation import answers, shown_prompt
+from recipes.evaluate.schema import METRICS
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext
     from recipes.evaluate.schema import EvaluateSpec
     from recipes.loading import Precision
 
-JUDGES = "modelops_tui.judges"
 _WORD = re.compile(r"\w+")
 
 Judge = Callable[[str, str, str], float]
@@ -106,16 +107,9 @@ def load_judge(name: str) -> Judge:
     """The judge plugin called ``name``.
 
     Raises:
-        NotFound: no such plugin; the known ones are named.
+        NotFound: no such plugin, or one that can't be loaded; the reason is named.
     """
-    points = {point.name: point for point in metadata.entry_points(group=JUDGES)}
-    if name not in points:
-        raise NotFound(
-            f"there is no judge {name!r}",
-            why=f"installed judges: {', '.join(sorted(points)) or 'none'}",
-            hint=f"a plugin offers one by the entry-point group {JUDGES}",
-        )
-    judge: Judge = points[name].load()
+    judge: Judge = extensions("judge").get(name)
     return judge
 
 
@@ -156,9 +150,31 @@ def score_answers(
         metrics["judge"] = judge
     found: dict[str, float] = {}
     for name in spec.metrics:
+        if name not in METRICS:
+            found[name] = plugin_score(name, texts, [wanted for _, wanted in pairs])
+            continue
         values = [
             metrics[name](shown_prompt(prompt), text, wanted)
             for (prompt, wanted), text in zip(pairs, texts, strict=True)
         ]
         found["json_valid" if name == "json_schema" else name] = sum(values) / len(values)
     return found
+
+
+def plugin_score(name: str, texts: Sequence[str], wanted: Sequence[str]) -> float:
+    """The figure a metric plugin gives for all answers together.
+
+    Raises:
+        NotFound: the plugin can't be loaded.
+        StepFailed: it raised, or returned no finite number.
+    """
+    metric = extensions("metric").get(name)
+    try:
+        value = float(metric(list(texts), list(wanted)))
+    except Exception as error:
+        raise StepFailed(
+            f"the metric {name!r} failed", why=f"{type(error).__name__}: {error}"
+        ) from error
+    if not math.isfinite(value):
+        raise StepFailed(f"the metric {name!r} returned {value}", why="a finite number was due")
+    return value

@@ -8,9 +8,10 @@ from typing import Any
 
 from engine.errors import ModelOpsError
 from engine.models import ModelLocation, resolve_model
+from engine.plugins import extensions
 from engine.recipe.check import CheckContext, Problem
 from engine.types.system import Estimate, EstimateContext
-from recipes.export.schema import ExportSpec
+from recipes.export.schema import TARGETS, ExportSpec
 from recipes.gguf.families import family_of
 
 #: quantization methods in ``config.json`` that vLLM 0.32 loads
@@ -55,7 +56,15 @@ def _data(spec: ExportSpec, context: CheckContext) -> list[Problem]:
 
 def target_problems(spec: ExportSpec, location: ModelLocation) -> list[Problem]:
     """Whether the target program can load this model."""
-    if location.kind == "gguf" and spec.target in ("hf", "vllm") and not location.packaged:
+    if spec.target == "gguf-adapter":
+        return _adapter_problems(location)
+    if spec.target not in TARGETS:
+        try:
+            extensions("exporter").get(spec.target)
+        except ModelOpsError as error:
+            return [Problem(("target",), str(error), error.hint)]
+    foreign = spec.target not in ("gguf", "ollama")
+    if location.kind == "gguf" and foreign and not location.packaged:
         return [
             Problem(
                 ("target",),
@@ -84,6 +93,33 @@ def target_problems(spec: ExportSpec, location: ModelLocation) -> list[Problem]:
     if spec.target == "vllm" and method and method not in VLLM_METHODS:
         known = ", ".join(sorted(VLLM_METHODS))
         return [Problem(("model",), f"vLLM does not load {method}", f"it loads {known}")]
+    return []
+
+
+def _adapter_problems(location: ModelLocation) -> list[Problem]:
+    from engine.models import read_json
+    from recipes.serve.lora import refuse_others
+
+    if location.kind != "adapter" or location.base is None:
+        return [
+            Problem(
+                ("model",),
+                f"{location.name} is no adapter",
+                'name a LoRA adapter, or set target = "gguf" for a whole model',
+            )
+        ]
+    if location.base.kind == "adapter":
+        return [
+            Problem(
+                ("model",),
+                f"{location.name} lies over another adapter",
+                "merge that one into its base first, or export the whole as gguf",
+            )
+        ]
+    try:
+        refuse_others(location, read_json(location.path / "adapter_config.json"))
+    except ModelOpsError as error:
+        return [Problem(("model",), f"{error}: {error.why}", 'or set target = "gguf": merged')]
     return []
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import Conflict, Refused
+from engine.errors import Conflict, Refused, StepFailed
 from engine.models import ModelLocation, resolve_model
+from engine.plugins import extensions
 from engine.worker.context import StepContext, StepResult
 from recipes.export.check import target_problems
 from recipes.export.ollama import modelfile
+from recipes.export.schema import TARGETS
 from recipes.measuring.measure import save_json
 from recipes.measuring.proof import Proof, SourceAnswer, answer, prove_gguf, prove_torch, require
 from recipes.quantize.run import check_tokenizer, link_or_copy, open_location
@@ -20,6 +22,10 @@ from recipes.quantize.run import check_tokenizer, link_or_copy, open_location
 if TYPE_CHECKING:
     from recipes.export.schema import ExportSpec
     from recipes.quantize.run import Source
+
+
+#: Artifact types of the targets that are no single quantized file.
+_TYPES = {"hf": "model", "vllm": "model", "gguf-adapter": "adapter"}
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,37 @@ def _from_source(
     ctx: StepContext, spec: ExportSpec, location: ModelLocation, staging: Path
 ) -> Made:
     source = open_location(ctx, location)
+    if spec.target not in TARGETS:
+        return _plugged(ctx, spec, source, staging)
     stops = _stops(source)
     answers = _ask(ctx, spec, source, stops)
+    if spec.target == "gguf-adapter":
+        from recipes.export.adapter import write_adapter
+
+        return Made(staging, *write_adapter(ctx, location, answers, stops, staging))
     if spec.target in ("hf", "vllm"):
         return _directory(ctx, source, answers, stops, staging)
     return _gguf(ctx, spec, source, answers, stops, staging)
+
+
+def _plugged(ctx: StepContext, spec: ExportSpec, source: Source, staging: Path) -> Made:
+    """What a plugin writes. Its form is the plugin's own: no program of ours can prove it."""
+    export = extensions("exporter").get(spec.target)
+    ctx.phase(f"writing {spec.target}")
+    try:
+        export(source.folder, staging)
+    except Exception as error:
+        raise StepFailed(
+            f"the exporter {spec.target!r} failed", why=f"{type(error).__name__}: {error}"
+        ) from error
+    made = list(staging.iterdir())
+    if not made or not all(file.is_file() for file in made):
+        raise StepFailed(
+            f"the exporter {spec.target!r} must write files, and no folders",
+            why=f"it left {', '.join(sorted(file.name for file in made)) or 'nothing'}",
+        )
+    notes = (*source.notes, f"written by the plugin {spec.target}: not proved against the source")
+    return Made(staging, Proof((), 0.0, True, True, True, 0.0, ()), notes)
 
 
 def _ask(
@@ -217,14 +249,15 @@ def _hand_over(
 ) -> StepResult:
     ctx.phase("publishing")
     size = sum(f.stat().st_size for f in made.folder.iterdir() if f.is_file())
-    kind = "model" if spec.target == "hf" else "quantized"
-    if spec.target == "vllm":
-        kind = "model"
+    kind = _TYPES.get(spec.target, "quantized")
+    parents = [("exported_from", location.manifest)] if location.manifest else []
+    if spec.target == "gguf-adapter" and location.base is not None and location.base.manifest:
+        parents.append(("base", location.base.manifest))
     view = ctx.registry().publish(
         name=f"{ctx.job_name}.{ctx.step}",
         artifact_type=kind,
         files=made.folder,
-        parents=[("exported_from", location.manifest)] if location.manifest else [],
+        parents=parents,
         metrics={"exact": float(made.proof.exact), "prompts": float(len(made.proof.cases))},
         card=_card(spec, location, made),
         license=location.license or location.root.license,

@@ -5,23 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from engine.recipe.spec import DataRefStr, ModelRefStr, Passthrough, Section, StepSpec
 from recipes.gguf import levels as gguf_levels
-
-Format = Literal["gguf", "bnb-nf4", "bnb-int8", "gptq", "awq", "w8a8", "fp8", "hqq"]
-Backend = Literal[
-    "auto",
-    "llama-cpp",
-    "llama-cpp-convert",
-    "bitsandbytes",
-    "gptqmodel",
-    "llmcompressor",
-    "autoawq",
-    "auto-gptq",
-    "hqq",
-]
 
 #: Which backends make which format; the first is the default.
 BACKENDS: dict[str, tuple[str, ...]] = {
@@ -34,6 +21,24 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "fp8": ("llmcompressor",),
     "hqq": ("hqq",),
 }
+
+
+def makers(form: str) -> tuple[str, ...]:
+    """The backends that make a format, the default first; those of plugins after ours."""
+    from engine.backends.spec import discover
+
+    ours = {name for names in BACKENDS.values() for name in names}
+    plugged = [n for n, spec in discover().items() if n not in ours and form in spec.formats]
+    return (*BACKENDS.get(form, ()), *plugged)
+
+
+def _known_format(form: str) -> str:
+    if form not in BACKENDS and not makers(form):
+        raise ValueError(f"no format {form!r}: there are {', '.join(BACKENDS)}, and plugins' own")
+    return form
+
+
+Format = Annotated[str, AfterValidator(_known_format)]
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|[KMGT]B|[KMGT]iB)\s*")
 _UNITS = {"B": 1} | {
@@ -91,8 +96,10 @@ class QuantizeSpec(StepSpec):
     model: ModelRefStr
     """The model or adapter to quantize (an adapter is merged into its base first)."""
     format: Format = "gguf"
-    backend: Backend = "auto"
-    """What does the work; ``auto``: the default of the format."""
+    """``gguf``, ``bnb-nf4``, ``bnb-int8``, ``gptq``, ``awq``, ``w8a8``, ``fp8``, ``hqq``, or what a
+    plugin's backend makes."""
+    backend: Annotated[str, Field(min_length=1, max_length=40)] = "auto"
+    """What does the work (``backends list``); ``auto``: the default of the format."""
     levels: Annotated[list[str], Field(min_length=1, max_length=40)] = Field(
         default_factory=lambda: ["Q4_K_M", "Q8_0"]
     )
@@ -139,8 +146,8 @@ class QuantizeSpec(StepSpec):
     def _agree(self) -> Self:
         from engine.errors import BadInput
 
-        if self.backend != "auto" and self.backend not in BACKENDS[self.format]:
-            known = ", ".join(BACKENDS[self.format])
+        if self.backend != "auto" and self.backend not in makers(self.format):
+            known = ", ".join(makers(self.format))
             raise ValueError(f"{self.backend} does not make {self.format}; {known} does")
         if self.format == "gguf":
             try:
@@ -164,7 +171,7 @@ class QuantizeSpec(StepSpec):
     @property
     def chosen_backend(self) -> str:
         """The backend that will do the work."""
-        return BACKENDS[self.format][0] if self.backend == "auto" else self.backend
+        return makers(self.format)[0] if self.backend == "auto" else self.backend
 
     @property
     def wants_importance(self) -> bool:

@@ -10,9 +10,14 @@ import codecs
 import logging
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from engine.plugins import extensions
 
 OFFICE = {".docx", ".pptx", ".xlsx"}
 HTML = {".html", ".htm", ".xhtml"}
@@ -66,6 +71,9 @@ def read_document(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Document:
             raise Unreadable("empty file")
         if size > max_bytes:
             raise Unreadable(f"too large: {size >> 20} MiB, the limit is {max_bytes >> 20} MiB")
+        plugged = plugin_readers().get(suffix)
+        if plugged is not None:
+            return _plugged(path, *plugged)
         if suffix in MEDIA:
             raise Unreadable(f"not a document ({suffix})")
         with path.open("rb") as file:
@@ -82,6 +90,28 @@ def read_document(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Document:
         raise Unreadable(f"can't be read: {error.strerror or error}") from error
     if not document.text.strip():
         raise Unreadable("no text in it")
+    return document
+
+
+@cache
+def plugin_readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
+    """Suffix -> (name, function) of the readers that plugins bring; they win over ours."""
+    found: dict[str, tuple[str, Callable[[Path], Any]]] = {}
+    for name, reader in sorted(extensions("reader").objects.items()):
+        for suffix in reader.suffixes:
+            found.setdefault(str(suffix).lower(), (name, reader))
+    return found
+
+
+def _plugged(path: Path, name: str, reader: Callable[[Path], Any]) -> Document:
+    try:
+        read = reader(path)
+    except Exception as error:
+        raise Unreadable(f"the reader {name}: {type(error).__name__}: {error}") from error
+    title = path.stem.replace("_", " ").replace("-", " ")
+    document = read if isinstance(read, Document) else Document(str(read), title)
+    if not document.text.strip():
+        raise Unreadable(f"the reader {name} found no text in it")
     return document
 
 

@@ -14,16 +14,20 @@ from typing import Any
 
 import pytest
 
-from engine.errors import BadInput
+from engine.errors import BadInput, NotFound, RecipeInvalid, StepFailed
+from engine.kinds import load_kinds
+from engine.types.jobs import ENDED_STATES, JobState
 from modelops_tui import Workstation
 from modelops_tui.sdk.workstation import in_thread
+from tests.faults.harness import PLUGIN
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
 
 
 def test_the_documented_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELOPS_HOME", str(tmp_path))
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
+    # the others need a deployment and an index: gateway/test_documents.py runs them
+    example = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)[0]
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["jobs"] == ()
@@ -70,3 +74,58 @@ def test_a_workstation_closes_twice(tmp_path: Path) -> None:
     assert station.serving.list() == ()
     station.close()
     station.close()
+
+
+@pytest.fixture
+def probing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workstation]:
+    """A state directory whose engine knows the probe kind; the engine is stopped at the end."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGIN))
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
+    load_kinds.cache_clear()
+    with Workstation(tmp_path / "state") as made:
+        yield made
+        made.system.stop_engine()
+    load_kinds.cache_clear()
+
+
+async def test_a_recipe_is_run_and_followed(probing: Workstation) -> None:
+    recipe = 'recipe = 1\nname = "p"\nkind = "probe"\nsteps = 2\n'
+    job = await asyncio.to_thread(probing.run, recipe, "steps=3", wait=False, priority=4)
+    assert job.priority == 4
+    seen = [event async for event in probing.afollow(job.id)]
+    assert seen == list(probing.follow(job.id))
+    assert {"begun", "ended"} <= {event["type"] for event in seen}
+    done = await asyncio.to_thread(probing.wait, job.id, 120)
+    assert done.state is JobState.SUCCEEDED
+    assert probing.outputs(job.id)["probe.total"] == 3.0
+    with pytest.raises(StepFailed, match="failed"):
+        await asyncio.to_thread(probing.run, recipe, "fail_at=0")
+    with pytest.raises(RecipeInvalid):
+        probing.run('kind = "nonsense"')
+
+
+def test_data_artifacts_and_promotion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "response": "b"}\n')
+    with Workstation(tmp_path / "state") as station:
+        version, fresh = station.data.import_file(rows, "tickets")
+        assert (fresh, version.rows) == (True, 1)
+        assert station.data.rows("tickets@latest").rows[0]["response"] == "b"
+        made = station.artifacts.add(rows, name="raw", artifact_type="report")
+        assert station.promote("raw@1", "dev").stages == ("dev",)
+        assert station.artifacts.resolve("raw@dev").id == made.id
+        assert station.artifacts.verify("raw@dev", deep=True).ok
+        with pytest.raises(NotFound):
+            station.promote("raw@9", "dev")
+
+
+def test_waiting_has_an_end_and_the_job_goes_on(probing: Workstation) -> None:
+    recipe = 'recipe = 1\nname = "p"\nkind = "probe"\nsteps = 1000\nstep_s = 0.1\n'
+    job = probing.run(recipe, wait=False)
+    with pytest.raises(TimeoutError, match=job.id):
+        probing.wait(job.id, 0.3)
+    assert probing.jobs.get(job.id).state not in ENDED_STATES
+    probing.jobs.cancel(job.id, now=True)
+    assert probing.wait(job.id, 120).state is JobState.CANCELLED

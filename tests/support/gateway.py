@@ -46,7 +46,7 @@ class Gateway:
         raw = answer.read()
         connection.close()
         kind = answer.headers.get("content-type", "")
-        value = json.loads(raw) if "json" in kind else {"text": raw.decode()}
+        value = json.loads(raw) if "json" in kind and raw else {"text": raw.decode()}
         return answer.status, value, {k.lower(): v for k, v in answer.headers.items()}
 
 

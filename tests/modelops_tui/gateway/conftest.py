@@ -8,6 +8,7 @@ import pytest
 
 from modelops_tui.gateway.app import GatewaySettings
 from tests.support.gateway import Gateway, running_gateway
+from tests.support.live import House, house
 
 
 @pytest.fixture(scope="module")
@@ -17,4 +18,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         max_body=20_000, requests_per_minute=200, stream_s=0.6, start_engine=False
     )
     with running_gateway(tmp_path_factory.mktemp("gateway") / "state", settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Engine, two deployments, an index and a gateway: for the slow tests."""
+    with house(tmp_path_factory.mktemp("house")) as made:
         yield made
