@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from engine.types.data import DatasetView
 from screens.actions import bindings
-from screens.detail_screen import DetailScreen
-from screens.dialogs import TextDialog
+from screens.data.work import DataWork
 from screens.prose import fact_columns, paragraph, report_tables, table
 from screens.text import Line, ago, number, size, wall_time
 from screens.widgets.paged_table import Column, Row
@@ -26,7 +25,7 @@ BUNDLED = (
 )
 
 
-class DataScreen(DetailScreen):
+class DataScreen(DataWork):
     """Reports and masks run in a service process; nothing heavy is imported here."""
 
     NAME = "data"
@@ -167,26 +166,19 @@ class DataScreen(DetailScreen):
     # -- actions ----------------------------------------------------------------------------------
 
     def action_import_data(self) -> None:
+        if self.busy():
+            return
+
         def named(path: str) -> None:
             source = Path(path).expanduser()
             self.ask_line(
                 "Name of the dataset",
                 "An existing name gets a new version.",
-                partial(self._import, source),
+                partial(self.run_import, source),
                 source.stem,
             )
 
         self.ask_line("File to import", "JSON, JSONL, CSV, Parquet or a folder of them", named)
-
-    def _import(self, source: Path, name: str) -> None:
-        def done(outcome: Any) -> None:
-            version, fresh = outcome
-            told = f"{name}@v{version.version}: {number(version.rows)} rows"
-            self.say(told if fresh else f"{told}; the file was the same, nothing new was made")
-            self.action_reload()
-
-        self.in_thread("import", partial(self.workbench.data.import_file, source, name), done)
-        self.say(f"importing {source.name}")
 
     def action_check_data(self) -> None:
         self.deck.show("report")
@@ -221,18 +213,10 @@ class DataScreen(DetailScreen):
         self.action_reload()
 
     def action_sql(self) -> None:
+        if self.busy():
+            return
         hint = "Read-only; tables: your datasets, jobs, steps, attempts, metrics, artifacts"
-        self.ask_line("SQL", hint, self._run_sql, "select name, state from jobs limit 20")
-
-    def _run_sql(self, query: str) -> None:
-        def done(result: Any) -> None:
-            told = f"{len(result.rows)} rows, {result.seconds * 1000:.0f} ms"
-            if result.truncated:
-                told += ", there are more"
-            lines = [[(told, "dim")], *table(result.columns, result.rows)]
-            self.app.push_screen(TextDialog(query, lines))
-
-        self.in_thread("sql", partial(self.workbench.data.sql, query), done)
+        self.ask_line("SQL", hint, self.run_sql, "select name, state from jobs limit 20")
 
     def command_twin(self) -> str:
         row = self.table.current

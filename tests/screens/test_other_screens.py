@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from textual.widgets import Input
 
 from engine.api import Workbench
 from screens.dialogs import ConfirmDialog, LineDialog, TextDialog
+from screens.progress import ProgressDialog
 from screens.recipes.document import RecipeDocument
 from screens.recipes.form import FormScreen
 from screens.widgets.text_pane import TextPane
@@ -95,8 +97,56 @@ async def test_three_mistakes_at_once(empty: Seed) -> None:
         await until(pilot, lambda: "3 mistakes" in text_of(app, "check"), "three mistakes")
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, TextDialog), "refused")
-        assert "method" in app.screen.query_one(TextPane).text
+        refusal = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "method" in refusal.text, "with the advice")
         assert not empty.workbench.jobs.list().jobs
+
+
+async def test_variables_and_a_sweep_in_the_form(empty: Seed) -> None:
+    app = make_app(empty)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        screen: Any = app.screen
+        row = next(r for r in screen.rows if r.item.name == "quickstart")
+        screen.table.go_to(row.key)
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, FormScreen), "the form")
+        form = cast(FormScreen, app.screen)
+        await until(pilot, lambda: form.table.current is not None, "its rows")
+        assert form.table.rows[0].key == "vars.base", "variables come first"
+        assert form.table.rows[0].cells[2][0].startswith("a model"), "what refers to it says what"
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, LineDialog), "a name")
+        await pilot.press(*"rank", "enter")
+        await until(pilot, lambda: app.screen is form and form._editing, "its value")
+        await pilot.press("8", "enter")
+        await until(pilot, lambda: form.document.get("vars.rank") == 8, "a number")
+        assert form.table.go_to("steps.train.train.lr")
+        await pilot.press("v")
+        await until(pilot, lambda: form._editing, "the list of values")
+        await pilot.press("end", "backspace", *", 1e-4]", "enter")
+        assert form.document.get("matrix.train.train.lr") == [5e-4, 1e-4]
+        assert form.table.go_to("pick"), "a sweep asks which point is taken"
+        await pilot.press("enter", *"min check.perplexity", "enter")
+        await until(
+            pilot,
+            lambda: bool(
+                form.verdict and form.verdict.text == form.document.text and form.verdict.extra
+            ),
+            "it can run",
+        )
+        plan = form.verdict.extra[0] if form.verdict else None
+        assert plan is not None
+        assert plan.pick == "min check.perplexity"
+        assert {"train@1", "train@2"} <= {step.name for step in plan.steps}
+        await pilot.press("v")
+        assert form.document.get("matrix.pick") is None, "the pick itself can't be varied"
+        # all taken out again: the file is as it was, byte for byte
+        for key in ("pick", "matrix.train.train.lr", "vars.rank"):
+            assert form.table.go_to(key)
+            await pilot.press("u")
+        assert form.document.text == Path(row.item.path).read_text()
 
 
 def test_document_keeps_comments_and_types() -> None:
@@ -129,7 +179,47 @@ async def test_data_import_rows_and_sql(empty: Seed, tmp_path: Path) -> None:
         await until(pilot, lambda: "answer 19" in text_of(app, "rows"), "its rows")
         await pilot.press("Q", "enter")
         await until(pilot, lambda: isinstance(app.screen, TextDialog), "the result")
-        assert "rows" in app.screen.query_one(TextPane).text
+        answer = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "0 rows" in answer.text, "how many")
+
+
+async def test_import_in_a_process_of_its_own(empty: Seed, tmp_path: Path) -> None:
+    source = tmp_path / "tickets.jsonl"
+    source.write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(30)))
+    app = make_app(empty)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("3")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "datasets")
+        screen: Any = app.screen
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, LineDialog), "which file")
+        app.screen.query_one(Input).value = str(source)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Name of" in getattr(app.screen, "_title", ""), "its name")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.rows[0].key == "tickets", "it is listed")
+        assert screen.data_task.over
+    assert [view.rows for view in empty.workbench.data.list()] == [30]
+
+
+async def test_an_endless_query_is_stopped(empty: Seed) -> None:
+    app = make_app(empty)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("3")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "datasets")
+        screen: Any = app.screen
+        screen.run_sql("select sum(a.range * b.range) from range(100000000000) a, range(100000) b")
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "it runs")
+        await pilot.press("escape", "j", "Q")
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "Q shows it again")
+        assert not screen.data_task.over
+        await pilot.press("x")
+        await until(pilot, lambda: app.screen is screen, "stopped")
+        assert screen.data_task.over
+        screen.run_sql("select 7 as seven -- the next one works")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog), "the answer")
+        pane = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "seven" in pane.text, "with its column")
 
 
 def publish(workbench: Workbench, folder: Path, name: str, text: str) -> Any:
@@ -153,7 +243,8 @@ async def test_registry_details_promotion_and_comparison(empty: Seed, tmp_path: 
         await until(pilot, lambda: "model.txt" in text_of(app, "files"), "its files")
         await pilot.press("space", "space", "c")
         await until(pilot, lambda: isinstance(app.screen, TextDialog), "compared")
-        assert "differ" in app.screen.query_one(TextPane).text
+        compared = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "differ" in compared.text, "file by file")
         await pilot.press("escape", "p")
         await until(pilot, lambda: bool(app.screen.query("#choices")), "the stages")
         await pilot.press(*"dev", "enter")
