@@ -183,51 +183,15 @@ def fill(harness: Harness, count: int) -> None:
     conn.execute("COMMIT")
 
 
-def spare(harness: Harness, count: int) -> None:
-    """From accepted to the step's first line, cold and with a spare, beside a bare script."""
-    import subprocess
-
-    imports = os.environ.get("MODELOPS_BENCH_IMPORTS", "torch,transformers")
-    bare = []
-    for _ in range(count):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {imports}"], check=True, capture_output=True)
-        bare.append(time.perf_counter() - begin)
-    row(
-        f"bare `python train.py` until its imports are done ({imports})",
-        f"{statistics.median(bare):.2f} s",
-    )
-    for name, config in (
-        ("cold worker", "[engine]\n"),
-        ("hot spare", f"[engine]\nhot_spare = true\nhot_spare_imports = '{imports}'\n"),
-    ):
-        harness.paths.config.write_text(config)
-        harness.start_engine()
-        times = []
-        for _ in range(count):
-            # long enough for the next spare to have its imports done
-            time.sleep(3.5 + 3 * statistics.median(bare))
-            harness.ledger.write_text("")
-            begin = time.monotonic()
-            job = harness.submit(steps=1, imports=imports)
-            harness.accepted = [job]
-            harness.wait_ended(60, keep_engine=False)
-            first = next(line for line in harness.ledger_lines() if line["what"] == "step")
-            times.append(first["t"] - begin)
-        harness.stop_engine()
-        row(f"accepted -> first step, {name}, same imports", f"{statistics.median(times):.2f} s")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=40)
     parser.add_argument("--idle", type=float, default=60.0)
     parser.add_argument("--finished", type=int, default=100_000)
-    parser.add_argument("--spares", type=int, default=3)
     options = parser.parse_args()
     print("| engine | measured | bar |\n|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
-        os.environ["PYTHONPATH"] = str(ROOT / "tests" / "support" / "plugin")
+        os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support' / 'plugin'}"
         harness = Harness(Path(folder))
         try:
             submit_rate(harness, 200)
@@ -246,7 +210,6 @@ def main() -> None:
                     f"{value * 1e3:.1f} / {few[name] * 1e3:.1f} ms = {value / few[name]:.2f}x",
                     "1.5x",
                 )
-            spare(harness, options.spares)
         finally:
             harness.close()
 
