@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import statistics
-import time
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.paths import StatePaths
@@ -24,8 +24,21 @@ _KEPT = 400
 _LOOKED_AT = 20
 #: A correction beyond these says that something else was measured: it is not believed further.
 _LEAST, _MOST = 0.5, 3.0
-_SIDE = 384
-_REPEATS = 3
+_MEASURE_SECONDS = 60.0
+#: The best of five: CPU time, so that a busy machine and numpy's own threads do not count.
+_MEASURE = """
+import time
+import numpy as np
+one = np.ones((384, 384), np.float32)
+np.dot(one, one)
+best = 0.0
+for _ in range(5):
+    before = time.process_time()
+    for _ in range(8):
+        np.dot(one, one)
+    best = max(best, 8 * 2.0 * 384**3 / max(time.process_time() - before, 1e-6))
+print(best)
+"""
 
 
 @dataclass(frozen=True)
@@ -114,13 +127,12 @@ def _comparable(run: Finished, like: Finished) -> bool:
     return all(getattr(run, key) == getattr(like, key) for key in keys)
 
 
-def products_per_s(paths: StatePaths) -> float:
+def products_per_s(paths: StatePaths) -> float | None:
     """Floating point operations per second of one core in fp32 matrix products, measured once.
 
-    Two to fifteen milliseconds of numpy; kept in the cache under the CPU's name.
+    A tenth of a second of numpy in a process of its own (checking a recipe imports nothing heavy);
+    kept in the cache under the CPU's name. None where it could not be measured.
     """
-    import numpy as np
-
     file = paths.cache / "core-speed.json"
     name = _cpu_name()
     try:
@@ -129,24 +141,22 @@ def products_per_s(paths: StatePaths) -> float:
             return float(kept["flops"])
     except (OSError, ValueError, AttributeError):
         pass  # measured below
-    one: Any = np.ones((_SIDE, _SIDE), np.float32)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    best = 0.0
-    np.dot(one, one)
-    for _ in range(_REPEATS):
-        # CPU time: a busy machine, and numpy's own threads, do not count
-        before = time.process_time()
-        for _ in range(8):
-            np.dot(one, one)
-        spent = max(time.process_time() - before, 1e-6)
-        best = max(best, 8 * 2.0 * _SIDE**3 / spent)
-    best = min(best, 1e13 * (cores or 1))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _MEASURE],
+            capture_output=True,
+            check=True,
+            timeout=_MEASURE_SECONDS,
+        )
+        flops = float(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # an estimate without a time is still an estimate
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"cpu": name, "flops": best}))
+        file.write_text(json.dumps({"cpu": name, "flops": flops}))
     except OSError:
-        return best  # a full or read-only disk: measured again next time
-    return best
+        return flops  # a full or read-only disk: measured again next time
+    return flops
 
 
 def _cpu_name() -> str:

@@ -147,7 +147,10 @@ def run_seconds(
     if speed is None:
         if like.device != "cpu":
             return None
-        speed = expected_speed(spec, shape, like, products_per_s(paths))
+        core = products_per_s(paths)
+        if core is None:
+            return None
+        speed = expected_speed(spec, shape, like, core)
     held_out = 0.3 * rows.held_out * (1 if spec.train.eval_every is None else 3)
     return _START_SECONDS + (trained + held_out) / speed
 
