@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.types.artifacts import RemoteView, SyncProgress, SyncReport, SyncStatus
+from engine.types.artifacts import (
+    RemoteView,
+    SyncChange,
+    SyncProgress,
+    SyncReport,
+    SyncStatus,
+)
 
 if TYPE_CHECKING:
     from engine.paths import StatePaths
@@ -109,6 +115,12 @@ class Remotes:
         from engine.registry.sync.push import status
 
         return status(self.registry, name, self._book().open(name))
+
+    def sync_diff(self, name: str = "origin") -> tuple[SyncChange, ...]:
+        """Every event that is only here or only there, in words."""
+        from engine.registry.sync.push import diff
+
+        return diff(self.registry, name, self._book().open(name))
 
     def clone(
         self,

@@ -260,6 +260,17 @@ class SyncStatus:
 
 
 @dataclass(frozen=True)
+class SyncChange:
+    """One event that is on one side only."""
+
+    direction: str
+    """``push``: it is here and not there; ``pull``: there and not here."""
+    time: str
+    who: str
+    text: str
+
+
+@dataclass(frozen=True)
 class SyncProgress:
     """One step of a push or a pull, for a progress bar."""
 

@@ -110,6 +110,14 @@ def status(name: Name = "origin", as_json: Json = False) -> None:
     out.record(dataclasses.asdict(Workbench().artifacts.sync_status(name)))
 
 
+@app.command()
+def diff(name: Name = "origin", as_json: Json = False) -> None:
+    """Every event that is only here (push) or only there (pull)."""
+    out.choose(as_json=as_json)
+    rows = [vars(change) for change in Workbench().artifacts.sync_diff(name)]
+    out.rows(("direction", "time", "who", "text"), rows)
+
+
 def _progress(step: SyncProgress) -> None:
     share = 100 * step.done // max(step.total, 1)
     out.status(f"{step.phase} {share}% of {step.total} bytes: {step.file}")

@@ -152,3 +152,17 @@ def test_hostile_text_is_made_visible(shell: Shell, model: Path) -> None:
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "\\u001b[2J\\u202eevil" in shown
+    # neither HTML nor Rich markup means anything here: both stand there as they were written
+    assert "<script>alert(1)</script> [red]x[/red]" in shown
+    assert "<script>" in json.loads(shell("models", "show", "bot", "--json"))["card"]
+
+
+def test_markup_in_names_of_files_is_only_text(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "[red]a[link=file:.]b.txt").write_text("x")
+    (folder / "<img src=x onerror=alert(1)>.txt").write_text("y")
+    shell("models", "add", folder, "--name", "odd", "--type", "report")
+    shown = "".join(shell("models", "show", "odd").split())
+    assert "[red]a[link=file:.]b.txt" in shown
+    assert "<imgsrc=xonerror=alert(1)>.txt" in shown

@@ -20,10 +20,11 @@ from engine.registry.documents import FileEntry, Publish, epoch, now
 from engine.registry.index import read_heads
 from engine.registry.layout import FORMAT, MAX_DOCUMENT_BYTES, digest_of
 from engine.registry.log import Head, SignedEvent, read_event
+from engine.registry.query import in_words
 from engine.registry.sync import pull, remote
 from engine.registry.sync.transport import Transport
 from engine.supervise.crash import crash_point
-from engine.types.artifacts import SyncProgress, SyncReport, SyncStatus
+from engine.types.artifacts import SyncChange, SyncProgress, SyncReport, SyncStatus
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
@@ -296,6 +297,30 @@ def _publish(
     if fresh.checkpoint.version == version:
         remote.remember(store, name, fresh)
     return True
+
+
+def diff(store: Store, name: str, transport: Transport) -> tuple[SyncChange, ...]:
+    """Every event that only one side has, in words; changes nothing.
+
+    Raises:
+        IntegrityError, Refused: what is there may not be believed.
+    """
+    try:
+        incoming = pull.fetch(store, name, transport, allow_expired=True)
+    except NotFound:
+        incoming = None
+    outgoing = plan(store, transport, incoming.found if incoming else None)
+    sides = [("push", _event(store, writer, seq)) for writer, seq in outgoing.events]
+    sides += [("pull", signed) for signed, _ in (incoming.events if incoming else ())]
+    return tuple(
+        SyncChange(
+            direction,
+            signed.event.time,
+            signed.event.who,
+            in_words(signed.event.body.model_dump(mode="json", by_alias=True)),
+        )
+        for direction, signed in sides
+    )
 
 
 def status(store: Store, name: str, transport: Transport) -> SyncStatus:

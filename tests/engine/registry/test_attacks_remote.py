@@ -100,6 +100,19 @@ def test_the_world_is_sound(world: World) -> None:
     assert world.bob.pull().events == 0
 
 
+def test_the_difference_in_words(world: World) -> None:
+    assert world.bob.sync_diff() == ()
+    world.publish("two")
+    (change,) = world.bob.sync_diff()
+    assert change.direction == "pull"
+    assert change.text.startswith("published bot@2 as ")
+    world.alice.promote("bot@2", "dev")
+    (change,) = world.alice.sync_diff()
+    assert change.direction == "push"
+    assert "dev moves from" in change.text
+    assert world.bob.resolve("bot").version == "1"
+
+
 def test_rolled_back(world: World) -> None:
     old = world.save("old")
     world.publish("two")

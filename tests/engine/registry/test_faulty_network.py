@@ -34,6 +34,7 @@ class Faults:
         self.kind, self.left, self.where = kind, count, where
         self.last = b""
         self.ranges: list[str | None] = []
+        """What was asked for: Range headers, or with ``bare ETags`` the If-Match headers."""
         self.lock = threading.Lock()
 
     def applies(self, method: str, path: str) -> bool:
@@ -57,6 +58,14 @@ def proxy(endpoint: str, faults: Faults, tls: ssl.SSLContext | None = None) -> I
         def forward(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             body = self.rfile.read(length) if length else None
+            wanted = self.headers.get("if-match", "")
+            if faults.kind == "bare ETags" and wanted:
+                faults.ranges.append(wanted)
+                if wanted.startswith('"'):
+                    self.send_response(412)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                    return
             upstream = http.client.HTTPConnection(target, timeout=30)
             upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
             answer = upstream.getresponse()
@@ -150,6 +159,25 @@ def test_a_fault_that_stays(machine: Machine, shared: str, s3: str, kind: str) -
     assert bob.list() == ()
     assert bob.fsck(deep=True).ok
     assert not list(bob.registry.layout.staging.iterdir())
+
+
+def test_a_server_that_wants_bare_etags(
+    machine: Machine, bucket: str, s3: str, tmp_path: Path
+) -> None:
+    """As Ceph 16 does: a quoted If-Match never fits there, a bare one does."""
+    alice = machine("alice")
+    alice.add(make_folder(tmp_path / "s"), name="bot", artifact_type="model")
+    faults = Faults("bare ETags")
+    with proxy(s3, faults) as endpoint:
+        assert alice.remote_add("origin", bucket.replace(s3, endpoint)).shared
+        alice.push()
+        alice.add(make_folder(tmp_path / "t", "t"), name="bot", artifact_type="model")
+        faults.ranges.clear()
+        alice.push()
+    quoted, bare = faults.ranges
+    assert quoted == f'"{bare}"'
+    machine("bob").clone(bucket)
+    assert machine("bob").resolve("bot").version == "2"
 
 
 @pytest.fixture

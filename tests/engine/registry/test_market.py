@@ -72,6 +72,21 @@ def test_share_and_install(shared: tuple[Artifacts, Artifacts, str]) -> None:
     assert bob.market_verify(catalogue, "pirate") == ()
 
 
+def test_share_and_install_over_a_bucket(
+    machine: Callable[[str], Artifacts], bucket: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("obstore")
+    alice, bob = machine("alice"), machine("bob")
+    bob.add(base_folder(tmp_path / "base"), name="tiny", artifact_type="base", license="mit")
+    alice.add(adapter_folder(tmp_path / "a"), name="pirate", artifact_type="adapter", license="mit")
+    alice.market_publish(bucket, "pirate")
+    bob.market_browse(bucket)
+    bob.market_pin(bucket, alice.device()["fingerprint"])
+    bob.market_install(bucket, "pirate")
+    assert bob.verify("pirate", deep=True).ok
+    assert bob.market_verify(bucket, "pirate") == ()
+
+
 def test_a_base_that_does_not_fit(shared: tuple[Artifacts, Artifacts, str], tmp_path: Path) -> None:
     alice, bob, catalogue = shared
     bob.market_pin(catalogue, alice.device()["fingerprint"])
