@@ -51,6 +51,7 @@ def schemathesis(gateway: Gateway, cwd: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(1200)
 def test_it_finds_nothing(filled: Gateway, tmp_path: Path) -> None:
     """Every operation: its examples, then drawn requests; the same ones in every run."""
     code, said = schemathesis(

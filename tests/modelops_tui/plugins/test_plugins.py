@@ -63,6 +63,7 @@ def check_template(tmp_path: Path, parts: tuple[str, ...], tests: int) -> Path:
     return installed
 
 
+@pytest.mark.timeout(1200)
 def test_the_template_with_everything_works_as_it_is(tmp_path: Path) -> None:
     installed = check_template(tmp_path, tuple(PARTS), 10)
     done = run(installed, "-m", "modelops_tui", "plugin", "list", "--json")
@@ -72,6 +73,7 @@ def test_the_template_with_everything_works_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", list(PARTS))
 def test_each_part_of_the_template_works_alone(tmp_path: Path, part: str) -> None:
     check_template(tmp_path, (part,), 2 if part in ("kind", "backend") else 1)
