@@ -179,9 +179,14 @@ def export(
     ref: Ref,
     target: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file.")],
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a version to a file."""
+    out.choose(as_json=as_json)
     count = Workbench().data.export(ref, target, force=force)
+    if out.format is not Format.TABLE:
+        out.json({"ref": ref, "file": str(target), "rows": count})
+        return
     out.say(f"{count} rows written to {target}")
 
 
@@ -190,13 +195,23 @@ def tag(
     ref: Ref,
     name: Annotated[str, typer.Argument(metavar="TAG", help="For example: golden.")],
     delete: Annotated[bool, typer.Option("--delete", help="Remove the tag instead.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Name a version; its files then survive a vacuum."""
+    out.choose(as_json=as_json)
     data = Workbench().data
+    dataset = ref.partition("@")[0]
     if delete:
-        data.untag(ref.partition("@")[0], name)
+        data.untag(dataset, name)
+        told = f"the tag {name} of {dataset} is removed"
     else:
         data.tag(ref, name)
+        told = f"{dataset}@{name} is v{data.version(f'{dataset}@{name}').version}"
+    if out.format is not Format.TABLE:
+        tags = next(d.tags for d in data.list() if d.name == dataset)
+        out.json({"name": dataset, "tag": name, "deleted": delete, "tags": dict(tags)})
+        return
+    out.say(told)
 
 
 @app.command()
@@ -209,22 +224,27 @@ def vacuum(
     """Delete files that only old versions need (tagged and published versions keep theirs)."""
     out.choose(as_json=as_json)
     report = Workbench().data.vacuum(name, hours, dry_run=not apply)
-    out.record(
-        {
-            "files": report.files,
-            "size_bytes": report.size_bytes,
-            "deleted": not report.dry_run,
-            "kept": {f"v{n}": why for n, why in report.kept.items()},
-        }
-    )
+    kept = {f"v{n}": why for n, why in report.kept.items()}
+    if out.format is not Format.TABLE:
+        found = {"files": report.files, "size_bytes": report.size_bytes}
+        out.json({**found, "deleted": not report.dry_run, "kept": kept})
+        return
+    done = "can be deleted" if report.dry_run else "deleted"
+    out.line(f"{report.files} files, {report.size_bytes} bytes: {done}")
+    rows = [{"version": version, "kept because": why} for version, why in kept.items()]
+    out.rows(("version", "kept because"), rows)
     if report.dry_run and report.files:
         out.say("nothing was deleted: --apply deletes")
 
 
 @app.command()
-def rm(name: Name, force: Force = False) -> None:
+def rm(name: Name, force: Force = False, as_json: Json = False) -> None:
     """Delete a dataset with all its versions."""
+    out.choose(as_json=as_json)
     Workbench().data.remove(name, force=force)
+    if out.format is not Format.TABLE:
+        out.json({"name": name, "removed": True})
+        return
     out.say(f"{name} is removed")
 
 

@@ -36,11 +36,27 @@ def test_import_list_show_sql_and_back(run, tmp_path: Path) -> None:
     assert [r["id"] for r in shown["rows"]] == [1, 2]
     query = 'select count(*) as n from "tickets@v1"'
     assert json.loads(run("data", "sql", query, "--json")) == [{"n": 2}]
-    run("data", "tag", "tickets@v1", "golden")
+    tagged = json.loads(run("data", "tag", "tickets@v1", "golden", "--json"))
+    assert tagged == {"name": "tickets", "tag": "golden", "deleted": False, "tags": {"golden": 1}}
     run("data", "restore", "tickets@golden")
     assert "-1" not in run("data", "diff", "tickets", "v1", "latest")
-    run("data", "export", "tickets@golden", "out.csv")
+    told = json.loads(run("data", "export", "tickets@golden", "out.csv", "--json"))
+    assert told == {"ref": "tickets@golden", "file": "out.csv", "rows": 2}
     assert (tmp_path / "out.csv").read_text().startswith("id,text\n1,a\n")
+
+
+def test_a_vacuum_and_a_removal_are_told_in_words_and_json(run, tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text('{"id": 1}\n')
+    run("data", "import", "notes.jsonl", "--no-sign")
+    shown = run("data", "vacuum", "notes", "--older-than", "0")
+    assert "can be deleted" in shown
+    assert "True" not in shown
+    assert "False" not in shown
+    found = json.loads(run("data", "vacuum", "notes", "--older-than", "0", "--json"))
+    assert (found["deleted"], list(found["kept"])) == (False, ["v1"])
+    gone = json.loads(run("data", "rm", "notes", "--json"))
+    assert gone == {"name": "notes", "removed": True}
+    assert json.loads(run("data", "list", "--json")) == []
 
 
 def test_mistakes_have_their_exit_status(run, tmp_path: Path) -> None:
