@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.terminal.session import Session
+from tests.terminal.soak import pss_mb as memory_mb
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -26,14 +29,6 @@ def precise_cpu_seconds(pid: int) -> float:
     return total / 1e9
 
 
-def memory_mb(pid: int) -> float:
-    """Proportional set size in MB: shared library pages count for a share."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("no Pss in smaps_rollup")
-
-
 def settled(session: Session, quiet_s: float = 0.6, limit_s: float = 30.0) -> None:
     """Until nothing was drawn for a while."""
     end = time.monotonic() + limit_s
@@ -46,16 +41,27 @@ def settled(session: Session, quiet_s: float = 0.6, limit_s: float = 30.0) -> No
             return
 
 
-def first_frame(argv: list[str], env: dict[str, str], text: str, runs: int) -> tuple[float, float]:
-    """Median CPU and wall seconds until ``text`` is drawn."""
-    cpu, wall = [], []
+@dataclass(frozen=True)
+class Program:
+    """What to start, and the text that its first whole frame shows."""
+
+    argv: list[str]
+    env: dict[str, str]
+    ready: str
+
+    def start(self) -> Session:
+        return Session(self.argv, self.env, (100, 30))
+
+
+def first_frames(programs: dict[str, Program], runs: int) -> dict[str, float]:
+    """Median CPU seconds until each one's text is drawn, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(runs):
-        begin = time.monotonic()
-        with Session(argv, env, (100, 30)) as session:
-            session.wait_for(text)
-            wall.append(time.monotonic() - begin)
-            cpu.append(precise_cpu_seconds(session.process.pid))
-    return statistics.median(cpu), statistics.median(wall)
+        for name, program in programs.items():
+            with program.start() as session:
+                session.wait_for(program.ready)
+                found[name].append(precise_cpu_seconds(session.process.pid))
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def over(session: Session, seconds: float) -> tuple[float, float]:
@@ -67,7 +73,7 @@ def over(session: Session, seconds: float) -> tuple[float, float]:
     return (precise_cpu_seconds(pid) - cpu) / took, (len(session.output) - drawn) / took
 
 
-def key_latencies(session: Session, keys: str, pause_s: float = 0.15) -> list[float]:
+def key_latencies(session: Session, keys: Iterable[str], pause_s: float = 0.15) -> list[float]:
     """Seconds from a key to the first byte that it causes."""
     found = []
     for key in keys:
@@ -81,3 +87,22 @@ def key_latencies(session: Session, keys: str, pause_s: float = 0.15) -> list[fl
             found.append(session.times[before][0] - begin)
         time.sleep(pause_s)
     return found
+
+
+def at(values: list[float], share: float) -> float:
+    """The value below which this share of them lies."""
+    ordered = sorted(values) or [0.0]
+    return ordered[max(0, int(len(ordered) * share) - 1)]
+
+
+__all__ = [
+    "Program",
+    "at",
+    "cpu_seconds",
+    "first_frames",
+    "key_latencies",
+    "memory_mb",
+    "over",
+    "precise_cpu_seconds",
+    "settled",
+]
