@@ -90,3 +90,66 @@ def test_percentiles_and_bodies() -> None:
     for bad in (b"[1]", b"{", b'{"a": NaN}', b"\xff"):
         with pytest.raises(HttpError):
             json_object(bad)
+
+
+async def test_a_malformed_stream_ends_with_an_error_event() -> None:
+    server, upstream = await serve(HEAD + CHUNK + b"zz\r\nno chunk at all\r\n")
+    whole, sent = await relay(upstream)
+    assert not whole
+    assert sent[0]["status"] == 200
+    assert b'"error"' in sent[-1]["body"]
+    server.close()
+
+
+async def test_a_client_that_stops_reading_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request is ended at the server as well: the connection is closed, not kept."""
+    monkeypatch.setattr("engine.serving.relay.STALLED_S", 0.05)
+    left = asyncio.Event()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + CHUNK)
+        await reader.read()
+        left.set()
+        writer.close()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    upstream = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
+
+    async def stuck(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(600)
+
+    async def silent() -> Any:
+        await asyncio.sleep(600)
+
+    answer = await upstream.request("POST", "/", [])
+    with pytest.raises(Disconnected):
+        await carry(answer, stuck, silent, Figures(), 0.0)
+    answer.close()
+    await asyncio.wait_for(left.wait(), 60)
+    server.close()
+
+
+async def test_a_connection_is_used_again_and_interim_answers_are_passed_over() -> None:
+    connections: list[int] = []
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(answers, "127.0.0.1", 0)
+    upstream = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
+    for _ in range(2):
+        answer = await upstream.request("GET", "/", [])
+        assert (answer.status, await answer.read()) == (200, b"ok")
+        answer.close()
+    assert len(connections) == 1
+    with pytest.raises(UpstreamGone, match="line break"):
+        await upstream.request("GET", "/", [(b"x", b"a\r\nb: c")])
+    upstream.close()
+    server.close()
