@@ -6,12 +6,13 @@ TRL truncates and drops rows without a word; it is given only rows that fit.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.data.duplicates import DuplicateIndex
 from engine.data.formats import Example
+from engine.data.masks import Encoded
 from engine.data.report import DataReport, encode_all
 from engine.data.source import DataLocation, resolve_data
 from engine.errors import BadInput
@@ -25,6 +26,9 @@ from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, examples_of, prompts_of, split
 from recipes.finetune.session import Session, config_hash, open_session
 from recipes.finetune.supervised import (
+    best_folder,
+    final_eval_loss,
+    load_best,
     mean_last,
     outcome_samples,
     resume_from,
@@ -33,7 +37,7 @@ from recipes.finetune.supervised import (
     tell_samples,
 )
 from recipes.finetune.trainer import drop_printers, saving_mixin, watch_callback
-from recipes.finetune.watching import Watch
+from recipes.finetune.watching import METHOD_METRICS, Watch
 from recipes.loading.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -58,8 +62,11 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     trainable, total = trainable_parameters(model)
     before = samples_before(session, model, prepared)
     watch = Watch(ctx, spec, run_hash, steps)
-    trainer = preference_trainer(session, model, examples, watch, batch, steps, max_length)
+    trainer = preference_trainer(session, model, examples, held, watch, batch, steps, max_length)
     trained = run_trainer(ctx, trainer, watch)
+    if watch.measure is not None and not watch.eval_losses:
+        watch.evaluate(steps)
+    best = load_best(session, trained)
     tell_samples(session, trained, prepared, before)
     return publish_outcome(
         session,
@@ -67,7 +74,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             model=trained,
             steps=steps,
             loss=mean_last(watch.losses),
-            eval_loss=None,
+            eval_loss=final_eval_loss(watch, best),
             tokens_per_s=watch.tokens_per_s,
             tokens_seen=watch.tokens_seen,
             trainable=trainable,
@@ -77,6 +84,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             sources=sources,
             samples=outcome_samples(session),
             losses=watch.losses,
+            eval_losses=watch.eval_losses,
             metrics=watch.method_metrics(),
         ),
     )
@@ -136,7 +144,59 @@ def read_preferences(
             f"no row of {location.name} is left to learn from", why="; ".join(report.warnings())
         )
     tell_balance(session, left)
-    return left, held, report, sources
+    return left, held_out_rows(session, held, location.name, max_length), report, sources
+
+
+def held_out_rows(
+    session: Session, held: Sequence[Example], name: str, max_length: int
+) -> list[Example]:
+    """Held-out rows that can be measured; how many are too long is said.
+
+    Raises:
+        BadInput: rows of another shape, or none that fits.
+    """
+    if not held:
+        return []
+    check_shapes(session.spec, held, f"{name} (held out)", measured=True)
+    encoded = session.encoder.encode_many(held)
+    fitting = [
+        example
+        for example, row in zip(held, encoded, strict=True)
+        if isinstance(row, Encoded) and row.length <= max_length
+    ]
+    if not fitting:
+        raise BadInput(
+            "no held-out row can be measured", why=f"none of {len(held)} fits {max_length} tokens"
+        )
+    if len(fitting) < len(held):
+        session.ctx.note(
+            f"{len(held) - len(fitting)} held-out rows are too long and are not measured",
+            level="warning",
+        )
+    return fitting
+
+
+def measure_by(trainer: Any, watch: Watch) -> Callable[[], float]:
+    """The held-out loss by the trainer's own evaluation; its accuracy goes to the watch.
+
+    Random numbers are put back afterwards: a run learns the same whether it is measured or not.
+    """
+
+    def measure() -> float:
+        import torch
+
+        devices = list(range(torch.cuda.device_count()))
+        was_training = trainer.model.training
+        with torch.random.fork_rng(devices=devices), quiet_libraries():
+            found = trainer.evaluate()
+        trainer.model.train(was_training)
+        for key, value in found.items():
+            name = METHOD_METRICS.get(key.removeprefix("eval_"))
+            if name is not None and key.startswith("eval_"):
+                watch.held_out[f"eval_{name}"] = float(value)
+        return float(found["eval_loss"])
+
+    return measure
 
 
 def tell_balance(session: Session, examples: Sequence[Example]) -> None:
@@ -157,7 +217,9 @@ def tell_balance(session: Session, examples: Sequence[Example]) -> None:
         )
 
 
-def check_shapes(spec: FinetuneSpec, examples: Sequence[Example], name: str) -> None:
+def check_shapes(
+    spec: FinetuneSpec, examples: Sequence[Example], name: str, measured: bool = False
+) -> None:
     """Refuse rows the method can't learn from, and labels that are all the same.
 
     Raises:
@@ -180,7 +242,7 @@ def check_shapes(spec: FinetuneSpec, examples: Sequence[Example], name: str) -> 
             hint="remove these rows: they teach nothing and pull the loss to a constant",
         )
     labels = {e.label for e in examples}
-    if method == "kto" and len(labels) == 1:
+    if method == "kto" and len(labels) == 1 and not measured:
         raise BadInput(
             f"{name}: every label is {next(iter(labels))}".lower(),
             why="KTO compares wanted with unwanted answers",
@@ -233,6 +295,7 @@ def preference_trainer(
     session: Session,
     model: Any,
     examples: Sequence[Example],
+    held: Sequence[Example],
     watch: Watch,
     batch: int,
     steps: int,
@@ -252,14 +315,23 @@ def preference_trainer(
             # its KL term pairs each row with its neighbour: the order is fixed, so we shuffle
             values["train_sampling_strategy"] = "sequential"
             examples = random.Random(spec.seed).sample(list(examples), len(examples))  # noqa: S311
+            held = random.Random(spec.seed).sample(list(held), len(held))  # noqa: S311
+        values["per_device_eval_batch_size"] = batch
         trainer = saving_mixin(kind)(
             model=model,
             args=make_arguments(config, values),
             train_dataset=Dataset.from_list(dataset_rows(session, examples)),
+            eval_dataset=Dataset.from_list(dataset_rows(session, held)) if held else None,
             processing_class=session.tokenizer,
             callbacks=[watch_callback(watch)],
         )
     trainer.watch = watch
+    if held:
+        watch.measure = measure_by(trainer, watch)
+        if spec.train.keep == "best":
+            watch.keep_best = lambda: trainer.accelerator.unwrap_model(
+                trainer.model
+            ).save_pretrained(best_folder(session))
     drop_printers(trainer)
     return trainer
 

@@ -66,6 +66,8 @@ class Watch:
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     latest: dict[str, float] = field(default_factory=dict)
     """The newest further numbers of the method (rewards, accuracies), as logged."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    """Further numbers of the newest measurement on the held-out rows, under our names."""
     stopping: bool = False
     _began: float = 0.0
     _tokens_at_start: int = 0
@@ -139,7 +141,8 @@ class Watch:
 
     def method_metrics(self) -> dict[str, float]:
         """The newest numbers of the method under our names."""
-        return {METHOD_METRICS[key]: value for key, value in self.latest.items()}
+        found = {METHOD_METRICS[key]: value for key, value in self.latest.items()}
+        return {**found, **self.held_out}
 
     def _not_a_number(self, step: int, loss: float, rate: float) -> StepFailed:
         before = [value for _, value in self.losses[-5:]]

@@ -48,7 +48,15 @@ def recipe(model: Path, rows: Path, method: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
 def test_pairs_are_learned(tmp_path: Path, tiny_model: Path, method: str) -> None:
     rows = write_jsonl(tmp_path / "pairs.jsonl", pairs(24))
-    result = run_step(tmp_path / "home", "finetune", recipe(tiny_model, rows, method))
+    held = write_jsonl(tmp_path / "held.jsonl", pairs(31)[24:])
+    settings = recipe(
+        tiny_model, rows, method, data={"eval": str(held)}, train={"keep": "best", "eval_every": 4}
+    )
+    result = run_step(tmp_path / "home", "finetune", settings)
+    measured = [e for e in events(tmp_path / "home", "metrics") if "eval_loss" in e]
+    assert [e["done"] for e in measured] == [4, 8]
+    assert result.outputs["eval_loss"] == min(e["eval_loss"] for e in measured)
+    assert measured[1]["eval_loss"] < measured[0]["eval_loss"]
     told = [e for e in events(tmp_path / "home", "metrics") if "loss" in e]
     assert told[-1]["done"] == 8
     assert told[-1]["loss"] < told[0]["loss"]
@@ -57,6 +65,7 @@ def test_pairs_are_learned(tmp_path: Path, tiny_model: Path, method: str) -> Non
     view = Registry.open(StatePaths(tmp_path / "home")).resolve(str(result.outputs["model"]))
     assert view.artifact_type == "adapter"
     assert view.metrics["reward_margin"] > 0
+    assert view.metrics["eval_reward_accuracy"] == 1.0
     assert resolve_model(view.id, StatePaths(tmp_path / "home")).kind == "adapter"
 
 
@@ -70,7 +79,9 @@ def test_kto_learns_from_thumbs(tmp_path: Path, tiny_model: Path) -> None:
         for i, p in enumerate(pairs(24))
     ]
     file = write_jsonl(tmp_path / "thumbs.jsonl", rows)
-    run_step(tmp_path / "home", "finetune", recipe(tiny_model, file, "kto"))
+    settings = recipe(tiny_model, file, "kto", data={"eval_fraction": 0.25})
+    result = run_step(tmp_path / "home", "finetune", settings)
+    assert 0 < result.outputs["eval_loss"] < 0.5
     told = [e for e in events(tmp_path / "home", "metrics") if "loss" in e]
     assert told[-1]["loss"] < told[0]["loss"]
     assert told[-1]["reward_margin"] > 0
