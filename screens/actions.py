@@ -157,6 +157,7 @@ ACTIONS: tuple[Action, ...] = (
         palette=False,
     ),
     Action("unset-value", "u", "Take the value out: the default holds", "form", label="default"),
+    Action("next-mistake", "n", "To the next key with a mistake", "form", label="mistake"),
     Action("add-variable", "a", "Add a variable ([vars])", "form"),
     Action("vary-value", "v", "Try several values of this key: a sweep ([matrix])", "form"),
     Action("save-recipe", "ctrl+s", "Save as TOML, comments kept", "form", label="save"),
@@ -203,6 +204,7 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "restart-engine", "R", "Replace the engine; running jobs go on", "system", label="restart"
     ),
+    Action("free-space", "f", "Free what nothing refers to any more", "system", label="free"),
     Action("run-doctor", "D", "Look at everything that jobs depend on", "system", label="doctor"),
     Action("edit-settings", "e", "Open the settings in $EDITOR", "system"),
 )

@@ -34,7 +34,8 @@ class ConfirmDialog(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(printable(self.question), classes="dialog-title", markup=False)
-            yield Static(printable(self.consequence), markup=False)
+            told = "\n".join(printable(line) for line in self.consequence.split("\n"))
+            yield Static(told, markup=False)
             yield Static(
                 f"\ny  {self._yes}      n  {self._no}", classes="dialog-keys", markup=False
             )

@@ -21,7 +21,7 @@ from screens.actions import bindings
 from screens.prose import paragraph
 from screens.recipe_picker import one_diagnostic
 from screens.recipes.document import RecipeDocument, toml_value
-from screens.recipes.form_keys import FormKey, form_keys, sweep_place
+from screens.recipes.form_keys import FormKey, form_keys, sweep_place, unknown_keys
 from screens.text import Line
 from screens.widgets.key_hints import KeyHints
 from screens.widgets.paged_table import Column, PagedTable, Row
@@ -92,7 +92,7 @@ class FormScreen(Screen[Path | None]):
     def _show_rows(self) -> None:
         wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
         rows = []
-        for key in self._keys:
+        for key in [*unknown_keys(self.document, self._keys, wrong), *self._keys]:
             value = self.document.shown(key.place)
             default = "" if key.view.default is None else str(key.view.default)
             style = "bad" if key.place in wrong else "bold" if value else "dim"
@@ -164,6 +164,17 @@ class FormScreen(Screen[Path | None]):
             self.document.unset(row.key)
             self._renew_rows()
             self._check()
+
+    def action_next_mistake(self) -> None:
+        """To the next key that the check is unhappy with, around the end."""
+        wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
+        table = self.table
+        below = [*range(table.cursor + 1, len(table.rows)), *range(table.cursor + 1)]
+        place = next((n for n in below if n < len(table.rows) and table.rows[n].key in wrong), None)
+        if place is None:
+            self.app.notify("no key has a mistake")
+        else:
+            table.cursor = place
 
     def action_add_variable(self) -> None:
         """Ask for a name, then for the value."""

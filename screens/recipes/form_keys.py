@@ -51,6 +51,17 @@ def form_keys(document: RecipeDocument, recipes: Recipes) -> list[FormKey]:
     return [*_variables(document, keys), *_sweep(document, keys), *ranked]
 
 
+def unknown_keys(document: RecipeDocument, keys: list[FormKey], wrong: set[str]) -> list[FormKey]:
+    """Rows for what stands in the recipe, is a mistake, and is no key of its kind."""
+    places = {key.place for key in keys}
+    about = "no key of this kind: u takes it out, enter changes its value"
+    return [
+        FormKey(place, KeyView(place, "not a key here", about, False, None, ()))
+        for place in sorted(wrong - places)
+        if place and document.get(place) is not None
+    ]
+
+
 def sweep_place(place: str) -> str:
     """Where ``[matrix]`` holds a key: a step's name stands for ``steps.<name>``."""
     return f"matrix.{place.removeprefix('steps.')}"

@@ -260,8 +260,14 @@ class RegistryScreen(SyncActions):
             elif yes:
                 self._promote(view, stage, None)
 
-        told = "\n".join(f"✓ {g.text}" for g in gates if g.ok) or "This stage has no gate."
-        self.app.push_screen(ConfirmDialog(f"Promote {_named(view)} to {stage}?", told), answered)
+        told = [
+            f"✓ {g.text}" if g.ok else f"○ {g.text}: your release key's passphrase signs"
+            for g in gates
+        ]
+        question = f"Promote {_named(view)} to {stage}?"
+        self.app.push_screen(
+            ConfirmDialog(question, "\n".join(told) or "This stage has no gate."), answered
+        )
 
     def _promote(self, view: ArtifactView, stage: str, passphrase: str | None) -> None:
         def done(_: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 
 from engine.errors import ModelOpsError
+from engine.types.artifacts import GcReport
 from engine.types.system import Check, DeviceView, DiskUse, EngineStatus
 from screens.actions import bindings
 from screens.dialogs import ConfirmDialog, error_lines
@@ -138,6 +139,36 @@ class SystemScreen(WorkScreen):
             self.load_pane()
         self.deck.show("doctor")
 
+    def action_free_space(self) -> None:
+        """Tell what the registry holds in vain, ask, free it."""
+        artifacts = self.workbench.artifacts
+        needed = "Every blob is needed. d on the Jobs screen deletes ended jobs with checkpoints."
+        if not artifacts.exists:
+            self.say(needed)
+            return
+
+        def told(report: GcReport) -> None:
+            if not report.blobs:
+                self.say(needed)
+                return
+            count = f"{report.blobs} blob{'' if report.blobs == 1 else 's'}"
+            young = "No artifact refers to them."
+            if report.kept_young:
+                young += f" {report.kept_young} younger than a day stay."
+            question = f"Free {size(report.size_bytes)} in {count} of the registry?"
+            self.app.push_screen(ConfirmDialog(question, young), answered)
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.in_thread("gc", partial(artifacts.gc, dry_run=False), freed)
+
+        def freed(report: GcReport) -> None:
+            self.say(f"freed {size(report.size_bytes)}")
+            self.load_pane()
+
+        self.deck.show("disk")
+        self.in_thread("gc", artifacts.gc, told)
+
     def action_stop_engine(self) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
@@ -166,7 +197,7 @@ class SystemScreen(WorkScreen):
         self.load_pane()
 
     def command_twin(self) -> str:
-        twins = {"machine": "gpu list", "settings": "config show"}
+        twins = {"machine": "gpu list", "disk": "models gc", "settings": "config show"}
         return f"modelops-tui {twins.get(self.deck.current, 'doctor')}"
 
 
@@ -224,7 +255,7 @@ def disk_lines(uses: tuple[DiskUse, ...], width: int) -> list[Line]:
         [],
         *paragraph(
             "To free space: d on the Jobs screen deletes an ended job with its checkpoints;"
-            " `modelops-tui models gc` frees blobs nothing refers to.",
+            " f frees blobs of the registry that nothing refers to.",
             width,
             "dim",
         ),
