@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def make_app(seed: Seed, **options: object) -> WorkbenchApp:
 
 async def until(pilot: Pilot[None], true: Callable[[], bool], what: str = "") -> None:
     """Wait until something holds; the state of a screen comes from threads."""
-    for _ in range(400):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         if true():
             return
         await pilot.pause(0.02)

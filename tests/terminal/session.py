@@ -20,7 +20,7 @@ _ESCAPES = re.compile(
     rb"|\x1bP[^\x1b]*\x1b\\|\x1b[()][0-9A-B]|\x1b[@-Z\\-_=>78]"
 )
 #: How long anything on a busy machine may take.
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 
 
 class Session:
