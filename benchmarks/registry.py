@@ -1,6 +1,6 @@
-"""The registry's local costs beside plain hashing, model_signing and DVC's bare minimum.
+"""The registry's local costs beside plain hashing, model_signing and DVC.
 
-    python -m benchmarks.registry [--mib 512] [--artifacts 100000]
+    [DVC=/path/to/dvc] python -m benchmarks.registry [--mib 512] [--artifacts 100000]
 
 CPU seconds, measured in turns (ours, theirs, ours, theirs, ...) in one process; prints Markdown.
 The 100,000 artifacts are folded from events made in memory: only the index is measured on them.
@@ -114,6 +114,30 @@ def measure_verify(root: Path, mib: int) -> None:
     print(f"| verify, unchanged since the last full read | {cached:.4f} s | - | - | - |")
 
 
+def measure_dvc(root: Path) -> None:
+    """``models add`` beside ``dvc add``, both as commands, on the same files."""
+    dvc = os.environ.get("DVC") or shutil.which("dvc")
+    if dvc is None:
+        print("| add / `dvc add` | - | - | - | DVC is not installed; set DVC=/path/to/dvc |")
+        return
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    ours, theirs = [], []
+    for n in range(ROUNDS):
+        repository = root / f"dvc{n}"
+        repository.mkdir()
+        quiet = {"check": True, "cwd": repository, "env": environment, "stdout": subprocess.DEVNULL}
+        subprocess.run([dvc, "init", "--no-scm", "-q"], **quiet)  # type: ignore[call-overload]
+        shutil.copytree(root / "source", repository / "data")
+        state = str(root / f"beside-dvc{n}")
+        add = [sys.executable, "-m", "modelops_tui", "--state", state, "models", "add"]
+        add += [str(root / "source"), "--name", "a", "--type", "model"]
+        theirs.append(cpu(lambda q=quiet: subprocess.run([dvc, "add", "-q", "data"], **q)))
+        ours.append(cpu(lambda q=quiet, a=add: subprocess.run(a, **q)))
+        shutil.rmtree(repository)
+        shutil.rmtree(state)
+    row("`models add` (a whole command) / `dvc add`", ours, theirs, "-")
+
+
 def synthetic(registry: Registry, count: int) -> None:
     """Fold ``count`` publications that exist only here; the last 1,000 are one lineage."""
     manifests: dict[str, Manifest] = {}
@@ -218,8 +242,10 @@ def main() -> None:
         print("| what | ours (CPU) | theirs (CPU) | ratio | bar |\n|---|---|---|---|---|")
         measure_publish(root, options.mib)
         measure_verify(root, options.mib)
-        measure_index(root, options.artifacts)
-        start_up(root)
+        measure_dvc(root)
+        if options.artifacts:
+            measure_index(root, options.artifacts)
+            start_up(root)
     finally:
         shutil.rmtree(root)
 
