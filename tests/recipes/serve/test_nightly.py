@@ -22,7 +22,10 @@ pytestmark = pytest.mark.nightly
 def unchanged_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """``workstation`` sets these for good: here they end with the test."""
     for name in ("MODELOPS_HOME", "MODELOPS_SPACE_FLOOR_MIB", "OMP_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+        before = os.environ.get(name)
+        monkeypatch.setenv(name, before or "")
+        if before is None:
+            monkeypatch.delenv(name)
 
 
 def test_fifty_switches_under_load_fail_no_request(
