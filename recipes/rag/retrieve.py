@@ -18,6 +18,7 @@ from engine.errors import BadInput, Conflict
 from engine.types.rag import Hit, Retrieval
 from recipes.rag.embedding import Embedder
 from recipes.rag.store import EXACT_LIMIT, Generation
+from recipes.rag.words import Tokenize, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +171,7 @@ class Retriever:
 
     def nearest(self, vector: NDArray[np.float32], k: int = 10) -> list[str]:
         """Paths of the ``k`` chunks nearest by vector alone, best first."""
-        rows = self._by_vector(vector, "", Settings().candidates, []).rows[:k]
+        rows = self._by_vector(vector, "", Settings().candidates, [], self._snapshot()).rows[:k]
         taken = self.generation.table.take_row_ids(rows).select(["path"]).with_row_id().to_arrow()
         known = dict(zip(taken["_rowid"].to_pylist(), taken["path"].to_pylist(), strict=True))
         return [known[row] for row in rows]
@@ -183,9 +184,11 @@ class Retriever:
         import numpy as np
 
         words: dict[int, float] = {}
+        # asked once: each look at the table's version is a hop to another thread and back
+        kept = self._snapshot()
         if settings.mode != "dense":
-            words = self._by_words(query, where, settings.candidates)
-        dense = self._by_vector(vector, where, settings.candidates, list(words))
+            words = self._by_words(query, where, settings.candidates, kept)
+        dense = self._by_vector(vector, where, settings.candidates, list(words), kept)
         rows = list(dict.fromkeys([*words, *dense.rows])) if settings.mode != "bm25" else [*words]
         rows = [row for row in rows if row in dense.cosine]
         cosine = np.array([dense.cosine[row] for row in rows], dtype=np.float64)
@@ -218,8 +221,12 @@ class Retriever:
             dense_rank=dense_rank,
         )
 
-    def _by_words(self, query: str, where: str, limit: int) -> dict[int, float]:
+    def _by_words(
+        self, query: str, where: str, limit: int, snapshot: _Snapshot | None
+    ) -> dict[int, float]:
         """Row ids by BM25 with their scores, best first."""
+        if snapshot is not None:
+            return self._by_kept_words(snapshot, query, where, limit)
         from lancedb.query import MatchQuery
 
         search = self.generation.table.search(MatchQuery(query, "search_text"), query_type="fts")
@@ -228,13 +235,40 @@ class Retriever:
         found = search.select(["_score"]).with_row_id(True).limit(limit).to_arrow()
         return dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
 
+    def _by_kept_words(
+        self, snapshot: _Snapshot, query: str, where: str, limit: int
+    ) -> dict[int, float]:
+        import numpy as np
+
+        scores = snapshot.words.scores(query)
+        if where:
+            scores = np.where(self._allowed(snapshot, where), scores, 0.0)
+        places = np.flatnonzero(scores)
+        if len(places) > limit:
+            places = places[np.argpartition(-scores[places], limit - 1)[:limit]]
+        places = places[np.lexsort((places, -scores[places]))]
+        found = zip(snapshot.rows[places].tolist(), scores[places].tolist(), strict=True)
+        return dict(found)
+
+    def _allowed(self, snapshot: _Snapshot, where: str) -> NDArray[np.bool_]:
+        """Which chunks a filter lets through, shape (chunks,)."""
+        import numpy as np
+
+        allowed = self.generation.table.search().where(where).select(["number"])
+        rows = allowed.with_row_id(True).to_arrow()["_rowid"].to_numpy()
+        return np.isin(snapshot.rows, rows)
+
     def _by_vector(
-        self, vector: NDArray[np.float32], where: str, limit: int, also: list[int]
+        self,
+        vector: NDArray[np.float32],
+        where: str,
+        limit: int,
+        also: list[int],
+        snapshot: _Snapshot | None,
     ) -> _Dense:
         """Row ids by cosine, best first; and the exact cosine of them and of ``also``."""
         import numpy as np
 
-        snapshot = self._snapshot()
         if snapshot is None:
             return self._by_index(vector, where, limit, also)
         rows, matrix = snapshot.rows, snapshot.matrix
@@ -248,9 +282,7 @@ class Retriever:
             if place < len(rows) and rows[place] == row
         }
         if where:
-            allowed = self.generation.table.search().where(where).select(["number"])
-            mask = np.isin(rows, allowed.with_row_id(True).to_arrow()["_rowid"].to_numpy())
-            cosine = np.where(mask, cosine, -np.inf)
+            cosine = np.where(self._allowed(snapshot, where), cosine, -np.inf)
         count = min(limit, int(np.isfinite(cosine).sum()))
         best = np.argpartition(-cosine, count - 1)[:count] if count else np.array([], dtype=int)
         best = best[np.argsort(-cosine[best], kind="stable")]
@@ -287,7 +319,8 @@ class Retriever:
             found = table.search().select([*_COLUMNS, "vector"]).with_row_id(True).to_arrow()
             found = found.sort_by("_rowid").combine_chunks()
             rows, matrix = found["_rowid"].to_numpy(), _matrix(found["vector"])
-            self._kept = _Snapshot(version, rows, matrix, found.drop_columns(["vector"]))
+            words = Words(found["search_text"].to_pylist(), self._tokenizer())
+            self._kept = _Snapshot(version, rows, matrix, found.drop_columns(["vector"]), words)
         return self._kept
 
     # -- results ----------------------------------------------------------------------------------
@@ -333,10 +366,15 @@ class Retriever:
 
     def words(self, text: str) -> list[str]:
         """The tokens BM25 sees: lower case, stemmed, without stop words."""
-        index = next((i for i in self.generation.table.list_indices() if "FTS" in str(i)), None)
-        if index is None:
-            return text.lower().split()
-        return [t.text for t in self.generation.table.tokenize(text, index_name=index.name)]
+        return [t.text for t in self._tokenizer()(text)]
+
+    def _tokenizer(self) -> Tokenize:
+        """That of the word index."""
+        table = self.generation.table
+        index = next((i for i in table.list_indices() if "FTS" in str(i)), None)
+        if index is None:  # an empty table: nothing is found, whatever the words
+            return lambda text: ()
+        return lambda text: table.tokenize(text, index_name=index.name)
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know of the index: rows that no text index covers yet."""
@@ -362,6 +400,8 @@ class _Snapshot:
     """Row ids, ascending."""
     matrix: NDArray[np.float32]
     columns: pa.Table
+    words: Words
+    """Their BM25: 8 bytes for each different word of a chunk, some 25 MB at 50,000."""
 
 
 @dataclass(frozen=True)
