@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import BadInput, Conflict
+from engine.models import resolve_model
 from engine.paths import StatePaths
 from engine.recipe.check import CheckContext
 from engine.registry import Registry
@@ -164,3 +165,86 @@ def test_levels_that_need_importance_are_sent_to_quantize() -> None:
         ExportSpec(model="m", target="gguf", level="IQ2_XS")
     with pytest.raises(ValidationError, match="Q4_K_M"):
         ExportSpec(model="m", target="gguf", level="Q4_KM")
+
+
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter on the tiny model that changes its answers."""
+    return make_adapter(tiny_model, tmp_path / "adapter")
+
+
+def make_adapter(model_folder: Path, folder: Path, **options: Any) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    config = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "up_proj"], **options)
+    model = get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_alone_is_proven_over_its_base(
+    adapter: Path, tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    ctx = context(tmp_path / "home", adapter, rows, target="gguf-adapter", to=str(target))
+    result = run(ctx)
+    assert result.outputs["exact"] == result.outputs["prompts"] == 3
+    names = {f.name for f in target.iterdir()}
+    assert names == {
+        "adapter.gguf",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "proof.json",
+    }
+    view = Registry.open(ctx.paths).resolve(result.outputs["model"])
+    assert view.artifact_type == "adapter"
+    location = resolve_model(result.outputs["model"], ctx.paths)
+    assert location.kind == "adapter"
+    assert location.root.path == tiny_model
+    # the base alone answers otherwise: the proof compared the adapter, not the base
+    case = json.loads((target / "proof.json").read_text())["cases"][0]
+    plain = run(context(tmp_path / "base", tiny_model, rows, target="gguf", level="BF16"))
+    folder = Registry.open(StatePaths(tmp_path / "base")).materialize(plain.outputs["model"])
+    prompt = case["prompt"]
+    with GgufModel(folder / "model-BF16.gguf", context=256) as alone:
+        ids = alone.tokenize(prompt)
+        without = alone.logits(ids).copy()
+    with GgufModel(
+        folder / "model-BF16.gguf", context=256, adapters=[target / "adapter.gguf"]
+    ) as tuned:
+        assert abs(tuned.logits(ids) - without).max() > 1
+
+
+def test_a_wrong_lora_is_not_handed_over(
+    adapter: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a conversion that forgot the rows' order would make it."""
+    import recipes.serve.lora as lora
+
+    monkeypatch.setattr(lora, "_row_change", lambda _arch, _meta: lambda _module, b: b[::-1].copy())
+    target = tmp_path / "out"
+    ctx = context(tmp_path / "home", adapter, rows, target="gguf-adapter", to=str(target))
+    with pytest.raises(BadInput, match="does not behave like its source"):
+        run(ctx)
+    assert not target.exists()
+
+
+def test_what_llama_cpp_cannot_apply_is_a_problem_of_the_recipe(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    home = StatePaths(tmp_path / "home").ensure()
+
+    def problems(model: Path) -> list[str]:
+        spec = ExportSpec(model=str(model), target="gguf-adapter", data=str(rows))
+        return [p.what for p in check(spec, CheckContext(home, tmp_path, "out"))]
+
+    dora = make_adapter(tiny_model, tmp_path / "dora", use_dora=True)
+    assert "use_dora" in problems(dora)[0]
+    assert "is no adapter" in problems(tiny_model)[0]
