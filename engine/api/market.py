@@ -25,18 +25,34 @@ class Market:
     def registry(self) -> Registry:
         raise NotImplementedError
 
+    def _is_remote(self, name: str) -> bool:
+        from engine.registry.sync.remotes import Remotes
+
+        return name in {view.name for view in Remotes(self.registry.layout).list()}
+
     def _catalogue(self, url: str) -> Catalogue:
         from engine.registry.market import Market as Catalogue
         from engine.registry.sync.remotes import Remotes, connect
 
-        book = Remotes(self.registry.layout)
-        known = {view.name for view in book.list()}
-        return Catalogue(self.registry, book.open(url) if url in known else connect(url))
+        if self._is_remote(url):
+            return Catalogue(self.registry, Remotes(self.registry.layout).open(url))
+        return Catalogue(self.registry, connect(url))
 
     def market_browse(
         self, url: str, text: str = "", base: str | None = None
     ) -> tuple[MarketEntry, ...]:
-        """What is shared, newest first; ``text`` filters by words."""
+        """What is shared, newest first; ``text`` filters by words.
+
+        Raises:
+            NotFound: ``url`` names a folder that is not there.
+        """
+        from engine.errors import NotFound
+
+        if "://" not in url and not self._is_remote(url) and not Path(url).expanduser().is_dir():
+            raise NotFound(
+                f"there is no catalogue {url}",
+                hint="name a remote of `modelops-tui remote list`, an s3:// address or a folder",
+            )
         return self._catalogue(url).browse(text, base)
 
     def market_publish(self, url: str, ref: str, summary: str = "") -> MarketEntry:

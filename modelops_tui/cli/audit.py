@@ -45,10 +45,12 @@ def stage(
 ) -> None:
     """Which version held a stage from when to when, and who said so."""
     out.choose(as_json=as_json, as_csv=as_csv)
-    rows = [vars(change) for change in Workbench().artifacts.stage_history(name, which, at)]
-    out.rows(
-        ("stage", "version", "since", "until", "who", "note"), rows, empty=f"{name} held no stage"
-    )
+    artifacts = Workbench().artifacts
+    rows = [vars(change) for change in artifacts.stage_history(name, which, at)]
+    if not rows:
+        artifacts.resolve(name)  # a slip in the name is no empty history
+    nothing = f"{name} held no stage" if which is None else f"{name} never held {which}"
+    out.rows(("stage", "version", "since", "until", "who", "note"), rows, empty=nothing)
 
 
 @app.command()

@@ -316,11 +316,19 @@ def approve(
     stage: Annotated[str, typer.Argument(help="The stage to approve for.")],
     note: Note = "",
     key: Annotated[str | None, typer.Option("--key", help="Which release key.")] = None,
-    passphrase_fd: Annotated[int | None, typer.Option("--passphrase-fd")] = None,
+    passphrase_fd: Annotated[
+        int | None,
+        typer.Option("--passphrase-fd", help="Read it from this descriptor."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Agree with your release key that a version may enter a stage."""
+    out.choose(as_json=as_json)
     words = passphrase(passphrase_fd)
     count = Workbench().artifacts.approve(ref, stage, passphrase=words or "", key=key, note=note)
+    if as_json:
+        out.json({"ref": ref, "stage": stage, "keys": count})
+        return
     out.line(f"approved: {count} key(s) agree now")
 
 
@@ -334,13 +342,17 @@ def demote(
         int | None,
         typer.Option("--passphrase-fd", help="Read it from this descriptor."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Take a name's version out of a stage."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     words = None
     if artifacts.demotion_needs_passphrase(stage):
         words = passphrase(passphrase_fd, needed=False)
     artifacts.demote(name, stage, note=note, passphrase=words, key=key)
+    if as_json:
+        out.json({"name": name, "stage": stage, "version": None})
     out.say(f"{name} has nothing in {stage} now")
 
 
@@ -349,9 +361,13 @@ def tag(
     ref: Ref,
     name: Annotated[str, typer.Argument(metavar="TAG", help="For example: golden.")],
     remove: Annotated[bool, typer.Option("--remove", help="Take it away.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Put a tag on a version (it leaves the one that had it)."""
+    out.choose(as_json=as_json)
     view = Workbench().artifacts.tag(ref, name, remove=remove)
+    if as_json:
+        out.json({"id": view.id, "name": view.name, "version": view.version, "tags": view.tags})
     out.say(f"{view.name}@{view.version}: tags {', '.join(view.tags) or 'none'}")
 
 
@@ -360,18 +376,31 @@ def yank(
     ref: Ref,
     reason: Annotated[str, typer.Option("--reason", help="Shown to whoever asks.")] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Recommend it again.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Advise against a version: names pass over it, exact references still find it."""
-    Workbench().artifacts.yank(ref, reason, undo=undo)
+    out.choose(as_json=as_json)
+    artifacts = Workbench().artifacts
+    view = artifacts.resolve(ref)
+    artifacts.yank(ref, reason, undo=undo)
+    if as_json:
+        out.json({"id": view.id, "name": view.name, "version": view.version, "yanked": not undo})
     out.say(f"{ref} is {'back' if undo else 'yanked'}")
 
 
 @app.command()
 def rm(
-    ref: Ref, reason: Annotated[str, typer.Option("--reason", help="Kept in the audit trail.")] = ""
+    ref: Ref,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the audit trail.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Delete a version; `models gc` frees its bytes."""
-    Workbench().artifacts.delete(ref, reason)
+    out.choose(as_json=as_json)
+    artifacts = Workbench().artifacts
+    view = artifacts.resolve(ref)
+    artifacts.delete(ref, reason)
+    if as_json:
+        out.json({"id": view.id, "name": view.name, "version": view.version, "deleted": True})
     out.say(f"{ref} is deleted; `modelops-tui models gc --apply` frees its bytes")
 
 

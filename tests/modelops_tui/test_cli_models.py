@@ -44,6 +44,19 @@ class Shell:
         return done.stdout
 
 
+def test_changes_are_told_as_json_and_slips_are_errors(shell: Shell, model: Path) -> None:
+    shell("models", "add", model, "--name", "bot", "--type", "model")
+    assert json.loads(shell("models", "tag", "bot", "golden", "--json"))["tags"] == ["golden"]
+    assert json.loads(shell("models", "yank", "bot", "--json"))["yanked"] is True
+    shell("models", "yank", "bot@1", "--undo")
+    assert shell("audit", "stage", "bot", "prod") == ""
+    assert "bot never held prod" in shell.stderr
+    shell("audit", "stage", "bto", status=3)
+    gone = json.loads(shell("models", "rm", "bot", "--json"))
+    assert (gone["name"], gone["version"], gone["deleted"]) == ("bot", "1", True)
+    shell("market", "browse", "/no/such/folder", status=3)
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "state")
