@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING
 from engine.data.formats import read_examples
 from engine.data.rows import read_rows
 from engine.data.source import DataLocation, resolve_data
+from engine.errors import BadInput
 from engine.models import resolve_model
 from recipes.finetune.calibration import Finished, past_speed, products_per_s
 from recipes.finetune.schema import WITH_ADAPTER, FinetuneSpec
@@ -21,6 +26,15 @@ from recipes.loading.base import cache_folder
 if TYPE_CHECKING:
     from engine.paths import StatePaths
     from recipes.finetune.fit import Shape
+
+#: What the child runs: texts as JSON on stdin, their counts of tokens as JSON on stdout.
+_COUNT = """
+import json, sys
+from tokenizers import Tokenizer
+exact = Tokenizer.from_file(sys.argv[1])
+texts = json.load(sys.stdin)
+print(json.dumps([len(exact.encode(text, add_special_tokens=False).ids) for text in texts]))
+"""
 
 _MEASURED_ROWS = 5000
 _TOKENIZED = 16
@@ -110,15 +124,41 @@ def _characters_a_token(
         # a base that was never unpacked here: at least so many in the languages and code seen
         most = max(size / _CAUTIOUS + 16 * (turns + 1) for size, turns, _ in rows)
         return _USUAL, most
-    from tokenizers import Tokenizer  # 0.05 s, without torch
-
-    exact = Tokenizer.from_file(str(tokenizer))
-    counts = [len(exact.encode(text, add_special_tokens=False).ids) for _, _, text in rows]
+    counts = _token_counts(tuple(text for _, _, text in rows), tokenizer)
     most = max(
         count + _TURN_TOKENS * turns + _SYSTEM_TOKENS
         for count, (_, turns, _) in zip(counts, rows, strict=True)
     )
     return sum(size for size, _, _ in rows) / max(sum(counts), 1), most
+
+
+def _token_counts(texts: tuple[str, ...], tokenizer: Path) -> tuple[int, ...]:
+    """Tokens of each text, without special ones.
+
+    The tokenizer takes 50 MB that are never given back: a process that has not loaded the library
+    yet (the workbench) has them counted by a child, and remembers the answer.
+    """
+    if "tokenizers" in sys.modules:
+        from tokenizers import Tokenizer
+
+        exact = Tokenizer.from_file(str(tokenizer))
+        return tuple(len(exact.encode(text, add_special_tokens=False).ids) for text in texts)
+    return _counted_aside(texts, str(tokenizer), tokenizer.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _counted_aside(texts: tuple[str, ...], tokenizer: str, _changed: int) -> tuple[int, ...]:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _COUNT, tokenizer],
+        input=json.dumps(texts).encode(),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BadInput(
+            f"{tokenizer} is no tokenizer", why=done.stderr.decode(errors="replace")[-300:]
+        )
+    return tuple(json.loads(done.stdout))
 
 
 def tokenizer_file(spec: FinetuneSpec, paths: StatePaths) -> Path:
