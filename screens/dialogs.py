@@ -15,7 +15,7 @@ from engine.paths import StatePaths
 from screens.prose import paragraph
 from screens.text import Line, printable
 from screens.widgets.paged_table import Column, PagedTable, Row
-from screens.widgets.text_pane import TextPane
+from screens.widgets.text_pane import Build, TextPane
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -131,7 +131,7 @@ class TextDialog(ModalScreen[None]):
 
     BINDINGS = [Binding("escape,q,enter", "leave", "close")]  # noqa: RUF012
 
-    def __init__(self, title: str, lines: list[Line]) -> None:
+    def __init__(self, title: str, lines: list[Line] | Build) -> None:
         super().__init__()
         self._title, self._lines = title, lines
 
@@ -160,14 +160,14 @@ class CommandDialog(TextDialog):
         super().__init__("The command that does this", [])
 
     def on_mount(self) -> None:
-        self._lines = [[(self.command, "bold")], []]
+        lines: list[Line] = [[(self.command, "bold")], []]
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.write_text(self.command + "\n", encoding="utf-8")
             told = f"It stands in {self.file} too, and was offered to the terminal's clipboard."
         except OSError as error:
             told = f"It could not be written to {self.file}: {error}"
-        self._lines += paragraph(told, 70, "dim")
+        self._lines = [*lines, *paragraph(told, 70, "dim")]
         self.app.copy_to_clipboard(self.command)
 
 

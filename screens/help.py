@@ -19,20 +19,32 @@ class HelpDialog(TextDialog):
     """Made from the actions registry and a page of ``assets/help``."""
 
     def __init__(self, focused: Widget | None, mode: str) -> None:
-        super().__init__(f"Help: {mode.capitalize()}", help_lines(focused, mode))
+        super().__init__(
+            f"Help: {mode.capitalize()}", lambda width: help_lines(focused, mode, width)
+        )
 
 
-def help_lines(focused: Widget | None, mode: str) -> list[Line]:
+#: Columns of the keys in front of what they do.
+_KEYS = 19
+
+#: The scroll bar lies over the pane's last columns.
+_BAR = 2
+
+
+def help_lines(focused: Widget | None, mode: str, width: int) -> list[Line]:
     """The page of the screen, then the keys: of the focused thing, the screen, everywhere."""
     lines: list[Line] = []
+    room = min(width - _BAR, 88)
     for text in page(mode).splitlines():
-        lines += paragraph(text, 88)
+        lines += paragraph(text, room)
     for place in _places(focused, mode):
         lines += [[], [(PLACES[place], "head")]]
         for action in ACTIONS:
             if action.where == place:
                 keys = " ".join(shown(key) for key in action.keys.split(","))
-                lines.append([(f"  {keys:<16} ", "key"), (action.description, "")])
+                first, *rest = paragraph(action.description, room - _KEYS)
+                lines.append([(f"  {keys:<16} ", "key"), *first])
+                lines += [[(" " * _KEYS, ""), *line] for line in rest]
     return lines
 
 

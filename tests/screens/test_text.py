@@ -71,3 +71,14 @@ def test_a_wide_report_goes_on_below_with_its_first_column() -> None:
     assert all(len(text) <= 40 for text in texts)
     assert sum("Q4_K_M" in text for text in texts) == 3
     assert all(any(name in text for text in texts) for name in columns)
+
+
+def test_help_keeps_whole_words_within_its_dialog() -> None:
+    from screens.help import help_lines, page
+
+    for width in (50, 72):
+        lines = help_lines(None, "jobs", width)
+        texts = ["".join(text for text, _ in line) for line in lines]
+        assert all(len(text) <= width - 2 for text in texts)
+        words = " ".join(" ".join(texts).split())
+        assert " ".join(page("jobs").split()) in words
