@@ -27,14 +27,11 @@ class HelpDialog(TextDialog):
 #: Columns of the keys in front of what they do.
 _KEYS = 19
 
-#: The scroll bar lies over the pane's last columns.
-_BAR = 2
-
 
 def help_lines(focused: Widget | None, mode: str, width: int) -> list[Line]:
     """The page of the screen, then the keys: of the focused thing, the screen, everywhere."""
     lines: list[Line] = []
-    room = min(width - _BAR, 88)
+    room = min(width, 88)
     for text in page(mode).splitlines():
         lines += paragraph(text, room)
     for place in _places(focused, mode):

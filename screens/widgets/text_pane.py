@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from textual.geometry import Size
+
 from screens.actions import bindings
 from screens.prose import wrapped
 from screens.text import Line
@@ -26,6 +28,7 @@ class TextPane(LineView):
         self._raw: list[Line] = []
         self._lines: list[Line] = []
         self._made_for = -1
+        self._size_made_for = Size(-1, -1)
         self.wrapping = False
         self.pattern = ""
         self.found = -1
@@ -42,12 +45,17 @@ class TextPane(LineView):
 
     def resized(self) -> None:
         """The width may have changed. (Textual calls ``on_resize`` of every class.)"""
-        if self.size.width != self._made_for:
+        if self.size != self._size_made_for:
             self._make()
 
     def _make(self) -> None:
+        self._size_made_for = self.size
         width = self.size.width
         raw = self._build(width)
+        if len(raw) > self.size.height or self._folds(raw, width) > self.size.height:
+            # the scroll bar lies over the last column
+            width -= self.styles.scrollbar_size_vertical
+            raw = self._build(width)
         before, same_width = self._raw, self._made_for == width
         if raw == before and same_width:
             return
@@ -60,6 +68,10 @@ class TextPane(LineView):
         for number, (old, new) in enumerate(zip(before, raw, strict=True)):
             if old != new:
                 self.refresh_line(number)
+
+    def _folds(self, raw: list[Line], width: int) -> int:
+        """Lines it takes at that width."""
+        return sum(len(wrapped(line, width)) for line in raw) if self.wrapping else len(raw)
 
     def _place(self) -> None:
         lines = [part for line in self._raw for part in wrapped(line, self._made_for)]

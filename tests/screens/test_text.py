@@ -79,6 +79,34 @@ def test_help_keeps_whole_words_within_its_dialog() -> None:
     for width in (50, 72):
         lines = help_lines(None, "jobs", width)
         texts = ["".join(text for text, _ in line) for line in lines]
-        assert all(len(text) <= width - 2 for text in texts)
+        assert all(len(text) <= width for text in texts)
         words = " ".join(" ".join(texts).split())
         assert " ".join(page("jobs").split()) in words
+
+
+async def test_a_scroll_bar_hides_no_letter() -> None:
+    from textual.app import App, ComposeResult
+
+    from screens.widgets.text_pane import TextPane
+
+    asked: list[int] = []
+
+    class Pane(App[None]):
+        def compose(self) -> ComposeResult:
+            yield TextPane(id="pane")
+
+        def on_mount(self) -> None:
+            self.query_one(TextPane).show(build)
+
+    def build(width: int) -> list[list[tuple[str, str]]]:
+        asked.append(width)
+        return [[("x" * width, "")]] * count
+
+    for count, room in ((5, 40), (50, 39)):
+        app = Pane()
+        async with app.run_test(size=(40, 10)) as pilot:
+            await pilot.pause()
+            pane = app.query_one(TextPane)
+            assert asked[-1] == room
+            assert pane.text.splitlines()[0] == "x" * room
+            assert pane.show_vertical_scrollbar is (count == 50)
