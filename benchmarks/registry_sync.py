@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.paths import StatePaths
 from tests.engine.registry import servers
 
 Cost = tuple[float, float]
+Works = list[tuple[str, Callable[[], object]]]
 
 
 def cost(work: Callable[[], object]) -> Cost:
@@ -33,11 +35,16 @@ def cost(work: Callable[[], object]) -> Cost:
 
 
 def row(what: str, ours: list[Cost], theirs: list[Cost], bar: str) -> None:
+    """One line: CPU and wall seconds of the median round, and the ratios of medians and of bests.
+
+    Noise only ever adds, so the best round says most about the work (as ``timeit`` has it).
+    """
     a = [statistics.median(x[i] for x in ours) for i in (0, 1)]
     b = [statistics.median(x[i] for x in theirs) for i in (0, 1)]
+    best = [min(x[i] for x in ours) / min(x[i] for x in theirs) for i in (0, 1)]
     print(
         f"| {what} | {a[0]:.2f} / {a[1]:.2f} | {b[0]:.2f} / {b[1]:.2f} | "
-        f"{a[0] / b[0]:.2f} / {a[1] / b[1]:.2f} | {bar} |",
+        f"{a[0] / b[0]:.2f} / {a[1] / b[1]:.2f} | {best[0]:.2f} / {best[1]:.2f} | {bar} |",
         flush=True,
     )
 
@@ -127,7 +134,8 @@ def main() -> None:
     (root / "weed").mkdir()
     try:
         with servers.seaweed(root / "weed") as endpoint:
-            print("| what (CPU s / wall s) | ours | theirs | ratio | bar |\n|---|---|---|---|---|")
+            print("| what (CPU s / wall s) | ours | theirs | ratio | of bests | bar |")
+            print("|---|---|---|---|---|---|")
             folder = make_folder(root / "source", options.mib, options.files, options.small)
             measure(root, endpoint, folder, options.rounds)
     finally:
@@ -135,12 +143,14 @@ def main() -> None:
 
 
 def measure(root: Path, endpoint: str, folder: Path, rounds: int) -> None:
+    """Every contestant in every round, in an order that turns.
+
+    What one of them wrote is removed before the next begins, and the disk is idle by then: memory
+    that a machine touches for the first time costs several times as much, and whoever came second
+    would pay for it.
+    """
     store = raw_store(endpoint)
-    push: list[Cost] = []
-    minio: list[Cost] = []
-    pull: list[Cost] = []
-    raw: list[Cost] = []
-    hashed: list[Cost] = []
+    costs: dict[str, list[Cost]] = {what: [] for what in ("push", "minio", "pull", "raw", "hashed")}
     for n in range(rounds):
         url = f"s3://models/ours{n}?endpoint={endpoint}"
         here = Artifacts(StatePaths(root / f"here{n}"))
@@ -151,18 +161,26 @@ def measure(root: Path, endpoint: str, folder: Path, rounds: int) -> None:
         there.clone(url)
         here.add(folder, name="a", artifact_type="model")
         blobs = f"ours{n}/blobs"
-        minio.append(cost(lambda n=n: by_minio(endpoint, f"theirs{n}", folder)))  # type: ignore[misc]
-        push.append(cost(here.push))
-        raw.append(cost(lambda b=blobs: by_obstore(store, b, root / "raw")))  # type: ignore[misc]
-        pull.append(cost(there.pull))
-        hashed.append(
-            cost(lambda b=blobs: by_obstore(store, b, root / "hashed", verify=True))  # type: ignore[misc]
-        )
-        for made in (f"here{n}", f"there{n}", "raw", "hashed"):
-            shutil.rmtree(root / made)
-    row("push / minio SDK", push, minio, "1.0")
-    row("pull + verify / raw obstore", pull, raw, "1.1")
-    row("pull + verify / raw obstore + sha256", pull, hashed, "-")
+        up: Works = [
+            ("push", here.push),
+            ("minio", partial(by_minio, endpoint, f"theirs{n}", folder)),
+        ]
+        down: Works = [
+            ("raw", partial(by_obstore, store, blobs, root / "raw")),
+            ("pull", there.pull),
+            ("hashed", partial(by_obstore, store, blobs, root / "hashed", verify=True)),
+        ]
+        for works in (up, down):
+            for turn in range(len(works)):
+                what, work = works[(turn + n) % len(works)]
+                os.sync()
+                costs[what].append(cost(work))
+                for made in ("raw", "hashed") if what != "pull" else (f"there{n}",):
+                    shutil.rmtree(root / made, ignore_errors=True)
+        shutil.rmtree(root / f"here{n}")
+    row("push / minio SDK", costs["push"], costs["minio"], "1.0")
+    row("pull + verify / raw obstore", costs["pull"], costs["raw"], "1.1")
+    row("pull + verify / raw obstore + sha256", costs["pull"], costs["hashed"], "-")
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def _fetch(
             progress(count)
 
     problem: ModelOpsError | None = None
-    keep = False
+    keep = moved = False
     try:
         for _ in range(_TRIES):
             told(-counted)  # what an attempt before this one had is counted again where it counts
@@ -240,6 +240,7 @@ def _fetch(
                 if found == digest:
                     target = store.layout.blob(digest)
                     os.rename(partial, target)
+                    moved = True
                     return os.lstat(target)
                 problem = IntegrityError(
                     f"the blob {digest[:12]} of {transport.url} is refused",
@@ -262,7 +263,7 @@ def _fetch(
         assert problem is not None
         raise problem
     finally:
-        if not keep:
+        if not keep and not moved:
             partial.unlink(missing_ok=True)
         if held is not None:
             os.close(held)
