@@ -95,6 +95,17 @@ def _missing(db: sqlite3.Connection, ref: str, name: str, which: str) -> NotFoun
                 f"{name} has no version, stage or tag {which!r}",
                 why=f"versions: {', '.join(versions)}; stages: {', '.join(stages) or 'none'}",
             )
+    elif yanked := [
+        row[0]
+        for row in db.execute(
+            "select version from artifacts where name=? and yanked=1 and deleted=0 order by id",
+            (name,),
+        )
+    ]:
+        return NotFound(
+            f"every version of {name} is yanked",
+            hint=f"name the version: {' or '.join(f'{name}@{v}' for v in yanked[-3:])}",
+        )
     names = [r[0] for r in db.execute("select distinct name from artifacts where deleted=0")]
     near = difflib.get_close_matches(name, names, n=3)
     return NotFound(

@@ -241,6 +241,11 @@ def test_tags_and_yanks(artifacts: Artifacts, folder: Path) -> None:
         artifacts.promote("bot@2", "dev")
     artifacts.yank("bot@2", undo=True)
     assert artifacts.resolve("bot").id == two.id
+    artifacts.yank("bot@1")
+    artifacts.yank("bot@2")
+    with pytest.raises(NotFound, match="every version of bot is yanked") as refused:
+        artifacts.resolve("bot")
+    assert refused.value.hint == "name the version: bot@1 or bot@2"
 
 
 def test_collecting(artifacts: Artifacts, folder: Path, tmp_path: Path) -> None:
