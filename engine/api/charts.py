@@ -25,7 +25,7 @@ def scatter(
     Args:
         chart: as described above; points that are not finite are left out.
         width: columns in all, at least 40.
-        height: lines of the plane, without the axis and the legend.
+        height: most lines of the plane, without the axis and the legend; few points take fewer.
         ascii_only: ``*`` and ``o`` instead of filled and open circles.
 
     Returns:
@@ -35,6 +35,7 @@ def scatter(
     if len(points) < 2:
         return []
     columns = max(width, 40) - _MARGIN - 2
+    height = min(height, 3 * len(points) + 1)
     high, low = max(p[2] for p in points), min(p[2] for p in points)
     logarithmic = low > 0 and high > 10 * low
 
