@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.api import Workbench
-from modelops_tui.cli.output import ExitCode, out
+from modelops_tui.cli.output import ExitCode, Format, out
 
 if TYPE_CHECKING:
     from engine.backends import BackendState
@@ -58,9 +58,13 @@ def install(
 
 
 @app.command("remove")
-def remove(name: Name) -> None:
+def remove(name: Name, as_json: Json = False) -> None:
     """Delete a backend's environments; they are made again when needed."""
+    out.choose(as_json=as_json)
     freed = Workbench().backends.remove(name)
+    if out.format is Format.JSON:
+        out.json({"name": name, "freed_bytes": freed})
+        return
     out.say(f"{name}: {freed / 1e6:.0f} MB freed" if freed else f"{name} had no environment")
 
 
