@@ -227,7 +227,7 @@ class Serving:
                     why=view.reason,
                     hint=f"`modelops-tui serve logs {name}`",
                 )
-            time.sleep(0.1)
+            time.sleep(0.03)
 
     # -- change -----------------------------------------------------------------------------------
 

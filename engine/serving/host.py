@@ -80,6 +80,8 @@ class Host:
         self._log = log
         self._on_switch = on_switch
         self._has_room = has_room
+        self.moved = asyncio.Event()
+        """Set with every new state; whoever shows states clears it."""
         self._ready = asyncio.Event()
         self._switching = asyncio.Lock()
         self._bringing: asyncio.Task[None] | None = None
@@ -194,6 +196,7 @@ class Host:
 
     def _now(self, state: State, reason: str = "") -> None:
         self.state, self.reason = state, reason
+        self.moved.set()
 
     def notice_death(self) -> None:
         """See whether the current server ended; if so, begin to restart it."""

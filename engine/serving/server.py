@@ -17,6 +17,8 @@ from engine.serving.upstream import Upstream, UpstreamGone
 
 #: Seconds a server gets between TERM and KILL.
 STOP_S = 5.0
+#: How often a server that starts is asked whether it answers.
+_ASK_AGAIN_S = 0.02
 
 
 class ServerDied(ModelOpsError):
@@ -84,7 +86,7 @@ class ServerProcess:
             try:
                 answer = await self.upstream.request("GET", self.launch.ready_path, self.headers())
             except UpstreamGone:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_ASK_AGAIN_S)
                 continue
             try:
                 await answer.read()
@@ -95,7 +97,7 @@ class ServerProcess:
             if answer.status == 200:
                 self.ready_at = time.monotonic()
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_ASK_AGAIN_S)
         raise ServerDied(
             f"the server did not answer within {self.launch.start_timeout_s:.0f} s",
             why=self.last_words(),

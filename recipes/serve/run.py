@@ -257,6 +257,7 @@ class Deployment:
         following: asyncio.Task[None] | None = None
         was = None
         while not self.ctx.should_stop:
+            self.host.moved.clear()
             await self.host.tick()
             if serving.done():
                 serving.result()
@@ -268,7 +269,9 @@ class Deployment:
             if time.monotonic() - followed > _FOLLOW_S and (following is None or following.done()):
                 followed = time.monotonic()
                 following = asyncio.create_task(self.follow())
-            await asyncio.sleep(_TICK_S)
+            # a new state is shown at once: somebody waits for it
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.host.moved.wait(), _TICK_S)
         if following is not None:
             following.cancel()
 
