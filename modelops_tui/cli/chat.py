@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,8 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import BadInput, ModelOpsError
-from engine.types.serving import ChatMessage, Sampling
+from engine.types.serving import ChatMessage, ChatPiece, Sampling
+from modelops_tui.cli.chat_streams import Quiet, together, view_for
 from modelops_tui.cli.output import out
 
 _HELP = (
@@ -39,7 +42,7 @@ def command(
         str | None, typer.Argument(help="Ask this and leave; without it, a conversation.")
     ] = None,
     beside: Annotated[
-        str, typer.Option("--beside", help="A second model; answers come one after the other.")
+        str, typer.Option("--beside", help="A second model; both answer at once.")
     ] = "",
     message: Annotated[
         list[str] | None,
@@ -138,41 +141,56 @@ class _Talk:
         self._json = as_json
 
     def ask(self, text: str, *, show_prompt: bool) -> None:
-        """Send one message to every side, and stream the answers."""
+        """Send one message to every side at once, and stream the answers."""
+        before = [list(side.turns) for side in self.sides]
         for side in self.sides:
-            before = list(side.turns)
             if not side.turns and self._system:
                 side.turns.append(ChatMessage("system", self._system))
             side.turns.append(ChatMessage("user", text))
-            if len(self.sides) > 1 and not self._json:
-                out.line(f"[{side.label}] {side.model}")
-            try:
-                self._answer(side, show_prompt)
-            except ModelOpsError:
-                # the question may be asked again: it was not answered
-                side.turns[:] = before
-                side.answer = ""
-                raise
+            side.answer = ""
+        titles = [f"[{side.label}] {side.model}" for side in self.sides]
 
-    def _answer(self, side: Side, show_prompt: bool) -> None:
-        for piece in self.bench.serving.chat(side.model, side.turns, self._sampling):
+        def told(number: int, piece: ChatPiece) -> None:
+            side = self.sides[number]
             if piece.kind == "prompt":
                 side.prompt = piece.text
-                if show_prompt and not self._json:
+                if show_prompt and not self._json and len(self.sides) == 1:
                     out.line(piece.text)
-            elif piece.kind == "text" and not self._json:
-                out.raw(_safe(piece.text))
             elif piece.kind == "end":
                 side.answer, side.stats = piece.text, dict(piece.stats)
-        side.turns.append(ChatMessage("assistant", side.answer))
+
+        try:
+            together(
+                [partial(self._pieces, side) for side in self.sides],
+                [side.model for side in self.sides],
+                Quiet() if self._json else view_for(titles),
+                told,
+            )
+        except BaseException:
+            # the question may be asked again: it was not answered by all
+            for side, turns in zip(self.sides, before, strict=True):
+                side.turns[:] = turns
+                side.answer = ""
+            raise
+        for side in self.sides:
+            side.turns.append(ChatMessage("assistant", side.answer))
+            self._tell(side, show_prompt)
+
+    def _pieces(self, side: Side) -> Iterator[ChatPiece]:
+        return self.bench.serving.chat(side.model, list(side.turns), self._sampling)
+
+    def _tell(self, side: Side, show_prompt: bool) -> None:
+        """The figures of an answer, or all of it as JSON."""
         if self._json:
             row = {"model": side.model, "answer": side.answer, "prompt": side.prompt, **side.stats}
             out.raw(json.dumps(row, ensure_ascii=False) + "\n")
             return
-        out.line()
+        if show_prompt and len(self.sides) > 1:
+            out.line(side.prompt)
         stats = side.stats
         out.say(
-            f"{stats.get('tokens', 0)} tokens, {stats.get('tokens_per_s', 0)} tokens/s,"
+            f"{f'[{side.label}] ' if len(self.sides) > 1 else ''}{stats.get('tokens', 0)} tokens,"
+            f" {stats.get('tokens_per_s', 0)} tokens/s,"
             f" first after {stats.get('first_token_s', 0)} s"
         )
 
@@ -246,9 +264,3 @@ class _Keeper:
                 message=f"{len(lines)} rows kept in a chat",
             )
         out.say(f"{len(lines)} rows added: {self._dataset}@{version.version}")
-
-
-def _safe(text: str) -> str:
-    from modelops_tui.cli.output import printable
-
-    return printable(text)
