@@ -30,7 +30,7 @@ from benchmarks.tui.measure import (
 from benchmarks.tui.measure import precise_cpu_seconds as cpu
 from engine.paths import StatePaths
 from engine.registry import Registry
-from tests.screens.seeded import NOW, Seed, seed_all
+from tests.screens.seeded import Seed, seed_all
 from tests.terminal import soak
 
 HERE = Path(__file__).parent
@@ -52,21 +52,7 @@ def filled(root: Path, count: int) -> Seed:
     """A store with ``count`` ended jobs, as rows of SQL (a real submit takes 10 ms)."""
     seed = Seed(root)
     seed.paths.config.write_text(NO_ENGINE)
-    first = seed.job("job-0")
-    row = dict(seed.conn.execute("SELECT * FROM jobs WHERE id=?", (first,)).fetchone())
-    step = dict(seed.conn.execute("SELECT * FROM steps WHERE job_id=?", (first,)).fetchone())
-    seed.conn.execute("BEGIN")
-    for number in range(2, count + 1):
-        row.update(seq=number, id=f"{number:06d}-seed", name=f"job-{number}", state="succeeded")
-        row.update(created=NOW, started=NOW, ended=NOW + 60)
-        step.update(job_id=row["id"], state="succeeded")
-        for table, values in (("jobs", row), ("steps", step)):
-            marks = ",".join("?" * len(values))
-            names = ",".join(values)
-            seed.conn.execute(
-                f"INSERT INTO {table} ({names}) VALUES ({marks})", (*values.values(),)
-            )
-    seed.conn.execute("COMMIT")
+    seed.many(count)
     return seed
 
 

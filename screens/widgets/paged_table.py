@@ -97,6 +97,7 @@ class PagedTable(LineView):
         self.sort_down = False
         self.mark_glyph = "*"
         self.up_down = ("^", "v")
+        self._placing = False
         self._layout: list[tuple[int, int]] = []
         self._layout_width = -1
 
@@ -132,7 +133,7 @@ class PagedTable(LineView):
             place = next(n for n, row in enumerate(self.rows) if row.key == key)
         place = max(0, min(place, len(self.rows) - 1))
         if place != self.cursor:
-            self.cursor = place
+            self._place(place)
         elif key is None:
             self.post_message(self.Moved(self, self.current))
 
@@ -140,9 +141,19 @@ class PagedTable(LineView):
         """Put the cursor on a row; False where it is not loaded."""
         for number, row in enumerate(self.rows):
             if row.key == key:
-                self.cursor = number
+                self._place(number)
                 return True
         return False
+
+    def _place(self, number: int) -> None:
+        """Move the cursor with its row. That asks for no more rows: where a sorted list ends with
+        the row under the cursor, each page would ask for the next one until all are loaded.
+        """
+        self._placing = True
+        try:
+            self.cursor = number
+        finally:
+            self._placing = False
 
     def chosen_rows(self) -> list[Row]:
         """The marked rows, or the one under the cursor."""
@@ -224,7 +235,7 @@ class PagedTable(LineView):
         elif now >= top + height:
             self.scroll_to(y=now - height + 1, animate=False, immediate=True)
         self.post_message(self.Moved(self, self.current))
-        if now >= len(self.rows) - NEAR_END:
+        if now >= len(self.rows) - NEAR_END and not self._placing:
             self.post_message(self.NearEnd(self))
 
     def on_click(self, event: Any) -> None:

@@ -83,6 +83,24 @@ class Seed:
         self.ids[name] = fixed
         return fixed
 
+    def many(self, count: int) -> None:
+        """``count`` ended jobs, as rows of SQL (a real submit takes 10 ms)."""
+        first = self.job("job-0")
+        row = dict(self.conn.execute("SELECT * FROM jobs WHERE id=?", (first,)).fetchone())
+        step = dict(self.conn.execute("SELECT * FROM steps WHERE job_id=?", (first,)).fetchone())
+        self.conn.execute("BEGIN")
+        for number in range(2, count + 1):
+            row.update(seq=number, id=f"{number:06d}-seed", name=f"job-{number}", state="succeeded")
+            row.update(created=NOW, started=NOW, ended=NOW + 60)
+            step.update(job_id=row["id"], state="succeeded")
+            for table, values in (("jobs", row), ("steps", step)):
+                marks = ",".join("?" * len(values))
+                names = ",".join(values)
+                self.conn.execute(
+                    f"INSERT INTO {table} ({names}) VALUES ({marks})", (*values.values(),)
+                )
+        self.conn.execute("COMMIT")
+
     def run(self, job_id: str) -> int:
         """Claim its current step, as the engine does."""
         row = self.conn.execute("SELECT attempt, step FROM jobs WHERE id=?", (job_id,)).fetchone()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from textual.widgets import Input
 
 from engine.types.jobs import JobState
+from screens.bridge import PAGE
 from screens.dialogs import ChoiceDialog, CommandDialog, ConfirmDialog
 from screens.help import HelpDialog
 from screens.jobs.screen import JobsScreen
@@ -254,3 +256,20 @@ async def test_widgets_do_not_pile_up(seed: Seed) -> None:
         await pilot.pause()
         # the filter line is made when it is first asked for
         assert len(app.screen.walk_children()) <= before + 1
+
+
+async def test_sorting_does_not_load_what_nobody_went_to(tmp_path: Path) -> None:
+    seed = Seed(tmp_path)
+    seed.many(1_000)
+    app = make_app(seed)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: len(jobs_screen(app).jobs) == PAGE, "the first page")
+        table = jobs_screen(app).table
+        newest = table.current
+        await pilot.press("s")
+        await until(pilot, lambda: table.current == newest and table.cursor == PAGE - 1, "its row")
+        await until(pilot, lambda: not app.workers, "nothing is read")
+        assert app.bridge.query.limit == PAGE
+        await pilot.press("k", "j")
+        await until(pilot, lambda: len(jobs_screen(app).jobs) > PAGE, "the next page, asked for")
+    seed.close()
