@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from textual.color import Color
 from textual.geometry import Region
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -15,35 +17,62 @@ from screens.text import Line, printable
 if TYPE_CHECKING:
     from rich.style import Style
 
-_STYLES = ("dim", "good", "bad", "warn", "accent", "bold", "key", "head", "cursor", "match")
+#: The theme's colour that a style writes with.
+_COLOURS = {
+    "dim": "secondary",
+    "good": "success",
+    "bad": "error",
+    "warn": "warning",
+    "accent": "accent",
+    "key": "primary",
+    "head": "secondary",
+}
+_VARIABLES = (*sorted({*_COLOURS.values(), "background", "panel"}),)
+
+
+@lru_cache(maxsize=256)
+def named_style(name: str, colours: tuple[tuple[str, str], ...], ansi: bool, focus: bool) -> Style:
+    """The Rich style that one name adds to a line's own.
+
+    Args:
+        name: ``dim``, ``good``, ``bad``, ``warn``, ``accent``, ``bold``, ``key``, ``head``,
+            ``cursor`` or ``match``.
+        colours: the theme's colours by their names in CSS.
+        ansi: the terminal's own 16 colours are used.
+        focus: the view has the focus.
+    """
+    from rich.style import Style
+
+    of = {name: Color.parse(colour).rich_color for name, colour in colours}
+    default = Color.parse("ansi_default").rich_color
+    if name == "bold":
+        return Style(bold=True)
+    if name == "head":
+        return Style(color=of["secondary"], bold=True)
+    if name == "dim" and ansi:
+        return Style(color=default, dim=True)
+    if name == "match":
+        return Style(color=of["background"], bgcolor=of["warning"], reverse=ansi or None)
+    if name == "cursor" and ansi:
+        if focus:
+            return Style(color=default, bgcolor=default, reverse=True)
+        return Style(bgcolor=default, bold=True)
+    if name == "cursor":
+        if focus:
+            return Style(color=of["background"], bgcolor=of["primary"], bold=True)
+        return Style(bgcolor=of["panel"])
+    return Style(color=of[_COLOURS[name]])
 
 
 class LineView(ScrollView, can_focus=True):
     """Subclasses say how many lines there are (``resize_to``) and what stands in one (``line``)."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"line--{name}" for name in _STYLES}
-
+    # the styles of spans are no component classes: Textual makes a node of 9 KB for each of those,
+    # for each view, and styles all of them again with every change of the focus
     DEFAULT_CSS = """
     LineView {
         width: 1fr; height: 1fr;
         scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1;
-        & > .line--dim { color: $secondary; }
-        & > .line--good { color: $success; }
-        & > .line--bad { color: $error; }
-        & > .line--warn { color: $warning; }
-        & > .line--accent { color: $accent; }
-        & > .line--bold { text-style: bold; }
-        & > .line--key { color: $primary; }
-        & > .line--head { color: $secondary; text-style: bold; }
-        & > .line--cursor { background: $panel; }
-        & > .line--match { background: $warning; color: $background; }
-        &:focus > .line--cursor { background: $primary; color: $background; text-style: bold; }
-        &:ansi > .line--dim { color: ansi_default; text-style: dim; }
-        &:ansi > .line--cursor { text-style: bold; background: ansi_default; }
-        &:ansi:focus > .line--cursor {
-            text-style: reverse; color: ansi_default; background: ansi_default;
-        }
-        &:ansi > .line--match { text-style: reverse; }
     }
     """
 
@@ -74,9 +103,14 @@ class LineView(ScrollView, can_focus=True):
             style = self.rich_style
             for part in name.split("+"):
                 if part:
-                    style += self.get_component_rich_style(f"line--{part}", partial=True)
+                    style += self._named(part)
             self._styles[name] = style
         return style
+
+    def _named(self, name: str) -> Style:
+        variables = self.app.theme_variables
+        colours = tuple((key, variables[key]) for key in _VARIABLES)
+        return named_style(name, colours, self.app.native_ansi_color, self.has_focus)
 
     def render_line(self, y: int) -> Strip:
         number = y + self.scroll_offset.y
