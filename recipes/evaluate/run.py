@@ -187,9 +187,6 @@ def report(
         if other.neutral is not None:
             outputs["neutral_base_perplexity"] = other.neutral.perplexity
     finite = {key: value for key, value in outputs.items() if math.isfinite(value)}
-    folder = ctx.work_dir / "report"
-    rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     body = {
         "model": tuned.name,
         "manifest": tuned.manifest,
@@ -198,20 +195,38 @@ def report(
         "numbers": finite,
         "samples": samples_of(first, other),
     }
+    view = publish_report(ctx, tuned, body, finite)
+    return StepResult({**finite, "report": view.id}, (table,))
+
+
+def publish_report(
+    ctx: StepContext, tuned: ModelLocation, body: dict[str, Any], numbers: dict[str, float]
+) -> Any:
+    """Publish ``body`` as ``report.json`` of a report artifact; its view.
+
+    Args:
+        ctx: the step.
+        tuned: the model that was measured, parent of the report.
+        body: the report; ``body["table"]`` becomes the card.
+        numbers: the artifact's metrics, all finite.
+    """
+    folder = ctx.work_dir / "report"
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
     view = ctx.registry().publish(
         name=f"{ctx.job_name}.{ctx.step}",
         artifact_type="report",
         files=folder,
         parents=[("model", tuned.manifest)] if tuned.manifest else [],
-        metrics=finite,
-        card=markdown(table),
+        metrics=numbers,
+        card=markdown(body["table"]),
         license=None,
         run={"job": ctx.job_id, "step": ctx.step, "recipe_sha256": ctx.recipe_sha256},
         key=f"{ctx.job_id}/{ctx.step}/report",
     )
     ctx.event("artifact", manifest=view.id, artifact_type=view.artifact_type, name=view.name)
-    return StepResult({**finite, "report": view.id}, (table,))
+    return view
 
 
 def samples_of(first: Measured, other: Measured | None) -> list[dict[str, str]]:
@@ -239,21 +254,32 @@ def comparison_table(first: Measured, other: Measured | None) -> dict[str, Any]:
         (name, value, other.scores.get(name) if other else None)
         for name, value in first.scores.items()
     ]
-    columns = ["measure", first.name]
-    if other is not None:
-        columns += [other.name, "change"]
+    names = [first.name] if other is None else [first.name, other.name]
+    return side_by_side("Evaluation", names, lines, notes_of(first, other))
+
+
+def side_by_side(
+    title: str,
+    names: Sequence[str],
+    lines: Sequence[tuple[str, float, float | None]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """A ``table`` event of one model, or of two with the change from the second to the first.
+
+    Args:
+        title: the table's.
+        names: one model, or two.
+        lines: ``(measure, value, the other model's value)``.
+        notes: stand below it.
+    """
+    columns = ["measure", *names, *(["change"] if len(names) > 1 else [])]
     rows = []
     for name, value, base in lines:
         row: list[Any] = [name, _round(value)]
-        if other is not None:
+        if len(names) > 1:
             row += [_round(base), _change(value, base)]
         rows.append(row)
-    return {
-        "title": "Evaluation",
-        "columns": columns,
-        "rows": rows,
-        "notes": notes_of(first, other),
-    }
+    return {"title": title, "columns": columns, "rows": rows, "notes": list(notes)}
 
 
 def notes_of(first: Measured, other: Measured | None) -> list[str]:
