@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.models import ModelLocation
     from engine.paths import StatePaths
+    from engine.serving.warm import Warm
 
 #: Entry points that give a ``ServingBackend``.
 GROUP = "modelops_tui.serving"
@@ -55,6 +56,8 @@ class Launch:
     start_timeout_s: float = 120.0
     live_adapters: bool = False
     """Adapters can be loaded and unloaded while it runs."""
+    warm: Warm | None = None
+    """A process that has loaded the server's libraries already, to become this one."""
 
 
 @dataclass(frozen=True)

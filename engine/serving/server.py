@@ -46,16 +46,8 @@ class ServerProcess:
         self.ready_at: float | None = None
         self._log = log
         self._log_from = log.stat().st_size if log.exists() else 0
-        with open(log, "ab") as output:
-            # a group of its own: the whole of it is killed, whatever the server forked
-            self._process = subprocess.Popen(
-                launch.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **launch.env},
-                process_group=0,
-            )
+        begun = launch.warm.become(launch.argv, launch.env) if launch.warm is not None else None
+        self._process = begun if begun is not None else _start(launch, log)
 
     @property
     def pid(self) -> int:
@@ -149,6 +141,20 @@ def _descendants(pid: int) -> list[int]:
             for child in map(int, text.split()):
                 found += [child, *_descendants(child)]
     return found
+
+
+def _start(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
+    """A cold start, where no process has been started in advance."""
+    with open(log, "ab") as output:
+        # a group of its own: the whole of it is killed, whatever the server forked
+        return subprocess.Popen(
+            launch.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **launch.env},
+            process_group=0,
+        )
 
 
 def _resident(pid: int) -> int:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # first of all: a TERM during the imports must be seen by the step, not end the process
 _stop = threading.Event()
@@ -24,9 +28,26 @@ def main() -> None:
         return
     from pathlib import Path
 
+    folder = Path(sys.argv[1])
+    _begin_early(folder)
     from engine.worker.attempt import run_attempt
 
-    run_attempt(Path(sys.argv[1]), _stop)
+    run_attempt(folder, _stop)
+
+
+def _begin_early(folder: Path) -> None:
+    """A model server loads its libraries while this process loads its own."""
+    import json
+
+    try:
+        spec = json.loads((folder / "spec.json").read_bytes())
+    except (OSError, ValueError):
+        # told by ``run_attempt``, with its reason
+        return
+    if spec.get("kind") == "serve":
+        from engine.serving.warm import begin
+
+        begin(spec)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from engine.errors import DoesNotFit, ModelOpsError
 from engine.kinds import load_function
 from engine.models import ModelLocation, resolve_model
 from engine.plugins import extensions
-from engine.serving import records
+from engine.serving import records, warm
 from engine.serving.figures import Figures
 from engine.serving.host import Host, HostSettings
 from engine.serving.launch import Launch, LaunchRequest, free_port
@@ -49,13 +49,16 @@ def run(ctx: StepContext) -> StepResult:
     import uvloop
 
     spec: ServeSpec = ctx.params  # type: ignore[assignment]
-    record = ensure_record(ctx, spec)
-    with records.locked(ctx.paths, record.name, "serving.lock", wait=False):
-        deployment = Deployment(ctx, spec, record)
-        try:
-            uvloop.run(deployment.serve())
-        finally:
-            deployment.picture(DeploymentState.STOPPED)
+    try:
+        record = ensure_record(ctx, spec)
+        with records.locked(ctx.paths, record.name, "serving.lock", wait=False):
+            deployment = Deployment(ctx, spec, record)
+            try:
+                uvloop.run(deployment.serve())
+            finally:
+                deployment.picture(DeploymentState.STOPPED)
+    finally:
+        warm.discard()
     ctx.raise_stopped()
     return StepResult({})
 
@@ -142,6 +145,16 @@ class Deployment:
         Raises:
             IntegrityError: an artifact's bytes are not what was signed.
         """
+        # its libraries load while the model is found, verified and converted
+        process = warm.take(self.spec.backend)
+        try:
+            return replace(self._launch(version), warm=process)
+        except BaseException:
+            if process is not None:
+                process.kill()
+            raise
+
+    def _launch(self, version: ServedVersion) -> Launch:
         began = time.monotonic()
         location = resolve_model(version.model, self.ctx.paths)
         adapters = {name: self._adapter(ref) for name, ref in self.adapters.items()}
