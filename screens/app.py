@@ -20,6 +20,7 @@ from screens.bridge import Bridge
 from screens.garbage import COLLECT_AFTER_S, collect_garbage, forget_closed_widgets
 from screens.messages import BridgeTrouble, EngineChanged
 from screens.settings import UiSettings, load_settings
+from screens.typeahead import TypeAhead
 
 if TYPE_CHECKING:
     from engine.types.system import EngineStatus
@@ -38,7 +39,7 @@ def _mode(name: str) -> Callable[[], Screen[Any]]:
     return make
 
 
-class WorkbenchApp(App[None]):
+class WorkbenchApp(TypeAhead):
     """One state directory in eight screens. Closing it never stops a job."""
 
     TITLE = "ModelOps TUI"

@@ -217,6 +217,8 @@ def listed(name: str, program: Program, screen: str, ready: str, word: str, hit:
         session.press("\r")
         settled(session)
         parts.append(f"sort {cost('s'):.0f}")
+        session.press(soak.ESC)  # all rows again
+        settled(session)
         found = key_latencies(session, "jjjjkkkk" * 4)
         memory = memory_mb(pid)
     p50, p95 = at(found, 0.5) * 1000, at(found, 0.95) * 1000
