@@ -56,11 +56,12 @@ class RecipeDocument:
     def set(self, key: str, text: str, expected: str = "") -> None:
         """Write a value; the tables on the way are made where they are missing.
 
-        A new key of ``[matrix]`` is written as one quoted key: that is how its table is read.
+        A new key of ``[matrix]`` or of a ``require`` is written as one quoted key: that is how
+        those tables are read.
         """
         import tomlkit
 
-        value = parsed(text, expected)
+        value = _inline(parsed(text, expected))
         found = _find(self._document, key)
         if found is not None:
             found[0][found[1]] = value
@@ -68,6 +69,9 @@ class RecipeDocument:
         parts = key.split(".")
         if parts[0] == "matrix":
             parts = [parts[0], ".".join(parts[1:])]
+        elif "require" in parts[:-1]:
+            gates = parts.index("require") + 1
+            parts = [*parts[:gates], ".".join(parts[gates:])]
         if len(parts) == 1:
             # a key after the last table would become a key of that table
             self._document_key(key, value)
@@ -75,7 +79,8 @@ class RecipeDocument:
         node: Any = self._document
         for part in parts[:-1]:
             if part not in node:
-                node[part] = tomlkit.table()
+                inline = isinstance(node, tomlkit.items.InlineTable)
+                node[part] = tomlkit.inline_table() if inline else tomlkit.table()
             node = node[part]
         node[parts[-1]] = value
 
@@ -146,4 +151,15 @@ def toml_value(value: Any) -> str:
     """A value as TOML writes it."""
     import tomlkit
 
-    return str(tomlkit.item(value).as_string())
+    return str(tomlkit.item(_inline(value)).as_string())
+
+
+def _inline(value: Any) -> Any:
+    """A table as one writes it into a line; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    import tomlkit
+
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table

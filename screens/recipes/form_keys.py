@@ -35,13 +35,14 @@ def form_keys(document: RecipeDocument, recipes: Recipes) -> list[FormKey]:
     known = {kind.name for kind in recipes.kinds()}
     if document.kind in known:
         keys = [FormKey(view.key, view) for view in recipes.keys(document.kind)]
+        keys += _gates(document, "require")
     else:
-        keys = [
-            FormKey(f"steps.{step}.{view.key}", view)
-            for step, kind in document.steps().items()
-            if kind in known
-            for view in recipes.keys(kind)
-        ]
+        keys = []
+        for step, kind in document.steps().items():
+            if kind in known:
+                keys += [FormKey(f"steps.{step}.{v.key}", v) for v in recipes.keys(kind)]
+                keys += _gates(document, f"steps.{step}.require")
+    keys += _own_keys(keys)
 
     def rank(key: FormKey) -> tuple[bool, bool]:
         missing = document.get(key.place) is None
@@ -60,6 +61,32 @@ def unknown_keys(document: RecipeDocument, keys: list[FormKey], wrong: set[str])
         for place in sorted(wrong - places)
         if place and document.get(place) is not None
     ]
+
+
+def _own_keys(keys: list[FormKey]) -> list[FormKey]:
+    """Rows of what the recipe says about itself, where its kind has no such key."""
+    known = {key.place for key in keys}
+    views = (
+        KeyView("name", "text", "the recipe's name; its artifacts begin with it", True, None, ()),
+        KeyView("description", "text", "one sentence, shown in the library", False, None, ()),
+    )
+    return [FormKey(view.key, view) for view in views if view.key not in known]
+
+
+def _gates(document: RecipeDocument, place: str) -> list[FormKey]:
+    """Rows of ``require``: each gate that is set, and all of them as one table."""
+    found = document.get(place)
+    about = "a gate: the step runs only when this number was reached"
+    rows = (
+        [
+            FormKey(at, KeyView(at, "text: a comparison such as <= 12", about, False, None, ()))
+            for at in (f"{place}.{metric}" for metric in found or ())
+        ]
+        if isinstance(found, Mapping)
+        else []
+    )
+    about = 'gates: numbers of earlier steps, such as { "check.loss" = "<= 2" }'
+    return [*rows, FormKey(place, KeyView(place, "a table of gates", about, False, None, ()))]
 
 
 def sweep_place(place: str) -> str:

@@ -253,10 +253,16 @@ class RegistryScreen(SyncActions):
             return
         needs_key = any(g.needs_passphrase and not g.ok for g in gates)
 
+        def unlocked(passphrase: str | None) -> None:
+            if passphrase:
+                self._promote(view, stage, passphrase)
+            else:
+                self.say(f"{_named(view)} stays where it is")
+
         def answered(yes: bool | None) -> None:
             if yes and needs_key:
                 dialog = LineDialog("Passphrase of the release key", "", secret=True)
-                self.app.push_screen(dialog, lambda text: self._promote(view, stage, text))
+                self.app.push_screen(dialog, unlocked)
             elif yes:
                 self._promote(view, stage, None)
 

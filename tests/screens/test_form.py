@@ -1,0 +1,84 @@
+"""What the form edits beside the keys of a kind: the recipe's own words, and gates."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from screens.recipes.document import RecipeDocument
+from screens.recipes.form import FormScreen
+from tests.screens.conftest import make_app, until
+from tests.screens.seeded import RECIPE, Seed
+
+
+def checked(form: FormScreen) -> bool:
+    return form.verdict is not None and form.verdict.text == form.document.text
+
+
+async def test_name_description_and_gates_in_the_form(tmp_path: Path) -> None:
+    seed = Seed(tmp_path / "state")
+    app = make_app(seed)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        screen: Any = app.screen
+        row = next(r for r in screen.rows if r.item.name == "quickstart")
+        screen.table.go_to(row.key)
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, FormScreen), "the form")
+        form = cast(FormScreen, app.screen)
+        await until(pilot, lambda: checked(form), "checked")
+        gate = "steps.publish.require.check.perplexity"
+        assert form.table.go_to(gate)
+        assert form.table.rows[form.table.cursor].cells[1][0] == "<= 25"
+        await pilot.press("enter", "ctrl+u", *"around 3")
+        await until(pilot, lambda: checked(form) and not form.verdict.extra, "no gate")  # type: ignore[union-attr]
+        await pilot.press("ctrl+u", *"<= 20", "enter")
+        await until(pilot, lambda: checked(form) and bool(form.verdict.extra), "a gate")  # type: ignore[union-attr]
+        assert form.verdict is not None
+        (publish,) = [s for s in form.verdict.extra[0].steps if s.name == "publish"]
+        assert publish.require == {"check.perplexity": "<= 20"}
+        for place, text in (
+            ("name", "my-own"),
+            ("description", "Ours"),
+            ("steps.shrink.require", '{ "check.perplexity" = "<= 30" }'),
+        ):
+            assert form.table.go_to(place), place
+            await pilot.press("enter", "ctrl+u", *text, "enter")
+        await until(pilot, lambda: checked(form) and bool(form.verdict.extra), "can run")  # type: ignore[union-attr]
+        assert form.verdict.extra[0].name == "my-own"
+        before = Path(row.item.path).read_text().splitlines()
+        after = form.document.text.splitlines()
+        made = tomllib.loads(form.document.text)
+        assert made["description"] == "Ours"
+        assert made["steps"]["shrink"]["require"] == {"check.perplexity": "<= 30"}
+        assert [line for line in before if line.startswith("#")] == after[:4], "comments are kept"
+        # what was not touched is as it was written
+        assert len(after) == len(before) + 2
+        assert len([line for line in after if line in before]) == len(before) - 2
+    seed.close()
+
+
+@pytest.mark.parametrize("key", ["require", "train.require"])
+def test_a_table_is_written_into_its_line(key: str) -> None:
+    document = RecipeDocument(RECIPE)
+    document.set(key, '{ "check.loss" = "<= 2" }', "a table of gates")
+    assert document.get(key) == {"check.loss": "<= 2"}
+    assert document.shown(key) == '{"check.loss" = "<= 2"}'
+    line = next(line for line in document.text.splitlines() if line.startswith("require"))
+    assert "check.loss" in line
+    assert document.get(f"{key}.check.loss") == "<= 2"
+
+
+def test_an_emptied_gate_and_a_table_within_a_line() -> None:
+    text = 'data = { train = "a" }\nrequire = { "check.loss" = "<= 2" }  # ours\n'
+    document = RecipeDocument(text)
+    document.unset("require.check.loss")
+    document.set("require.check.loss", "<= 2")
+    assert tomllib.loads(document.text) == tomllib.loads(text)
+    assert document.text.endswith("# ours\n")
+    document.set("data.truth.limit", "3")
+    assert tomllib.loads(document.text)["data"] == {"train": "a", "truth": {"limit": 3}}
