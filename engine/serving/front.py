@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.errors import ModelOpsError
@@ -31,6 +32,7 @@ from engine.serving.messages import (
 )
 from engine.serving.relay import as_http_error, carry
 from engine.serving.upstream import UpstreamGone
+from engine.serving.vectors import one_vector_a_text
 from engine.types.serving import DeploymentState
 
 #: Paths of the OpenAI protocol that are passed on.
@@ -127,7 +129,7 @@ class Front:
         figures.began()
         figures.active += 1
         try:
-            ok = await self._try(path, json.dumps(document).encode(), receive, send, began)
+            ok = await self._try(path, document, receive, send, began)
         except Disconnected:
             # the client's own doing: not a failure of the deployment
             ok = True
@@ -137,16 +139,20 @@ class Front:
             figures.ended(time.monotonic() - began, ok=ok)
 
     async def _try(
-        self, path: str, body: bytes, receive: Receive, send: Send, began: float
+        self, path: str, document: dict[str, Any], receive: Receive, send: Send, began: float
     ) -> bool:
         """Send it to the current server; once more where that died before it answered a byte."""
+        body, change = json.dumps(document).encode(), None
+        if path == "/v1/embeddings":
+            encoding = str(document.get("encoding_format") or "float")
+            change = partial(one_vector_a_text, encoding=encoding)
         for attempt in range(1, _TRIES + 1):
             server = await self._host.acquire()
             answer = None
             try:
                 headers = [*server.headers(), (b"content-type", b"application/json")]
                 answer = await server.upstream.request("POST", path, headers, body)
-                return await carry(answer, send, receive, self._host.figures, began)
+                return await carry(answer, send, receive, self._host.figures, began, change)
             except UpstreamGone as error:
                 if attempt == _TRIES:
                     raise as_http_error(error) from error

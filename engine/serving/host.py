@@ -82,6 +82,8 @@ class Host:
         self._has_room = has_room
         self.moved = asyncio.Event()
         """Set with every new state; whoever shows states clears it."""
+        self.begun = asyncio.Event()
+        """Set when the first server's process runs, or none will."""
         self._ready = asyncio.Event()
         self._switching = asyncio.Lock()
         self._bringing: asyncio.Task[None] | None = None
@@ -173,12 +175,14 @@ class Host:
 
     def _give_up(self, error: ModelOpsError) -> None:
         self.fatal = error
+        self.begun.set()
         self._now(State.FAILED, str(error))
         self._ready.set()
 
     async def _start(self, version: ServedVersion) -> ServerProcess:
         launch = await asyncio.to_thread(self._prepare, version)
         server = ServerProcess(launch, version, self._log)
+        self.begun.set()
         try:
             await server.wait_ready()
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from engine.serving.figures import Figures
@@ -39,9 +40,14 @@ def is_stream(answer: Answer) -> bool:
 
 
 async def carry(
-    answer: Answer, send: Send, receive: Receive, figures: Figures, began: float
+    answer: Answer,
+    send: Send,
+    receive: Receive,
+    figures: Figures,
+    began: float,
+    change: Callable[[bytes], bytes] | None = None,
 ) -> bool:
-    """Send ``answer`` on; returns whether it was whole.
+    """Send ``answer`` on, a whole one as ``change`` makes it; returns whether it was whole.
 
     A server that dies in the middle of a stream ends it with an ``error`` event; a client that
     leaves, or takes nothing for ``STALLED_S``, ends the request upstream.
@@ -55,7 +61,7 @@ async def carry(
     leaving.add_done_callback(lambda task: None if task.cancelled() else answer.abort())
     try:
         if not is_stream(answer):
-            return await _carry_whole(answer, send, figures, began)
+            return await _carry_whole(answer, send, figures, began, change)
         return await _carry_stream(answer, send, figures, began)
     except UpstreamGone:
         if leaving.done():
@@ -86,8 +92,16 @@ async def _carry_stream(answer: Answer, send: Send, figures: Figures, began: flo
     return True
 
 
-async def _carry_whole(answer: Answer, send: Send, figures: Figures, began: float) -> bool:
+async def _carry_whole(
+    answer: Answer,
+    send: Send,
+    figures: Figures,
+    began: float,
+    change: Callable[[bytes], bytes] | None,
+) -> bool:
     body = await answer.read()
+    if change is not None and answer.status == 200:
+        body = change(body)
     figures.first_byte.append(time.monotonic() - began)
     headers = [*passed_headers(answer, stream=False), (b"content-length", str(len(body)).encode())]
     await _send(send, {"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -29,9 +29,10 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
         "llama_cpp.server.app",
         "llama_cpp.server.cli",
         "uvicorn.lifespan.on",
-        "uvicorn.loops.auto",
+        "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.auto",
         "uvicorn.protocols.websockets.auto",
+        "anyio._backends._asyncio",
     ),
 }
 #: Read by OpenMP when it is loaded, so it can't wait for the command line.

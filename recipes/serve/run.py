@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: Seconds between looks at the server, and between pictures for `serve list`.
 _TICK_S = 0.2
 _PICTURE_S = 1.0
+#: How long the front lets the server's start go before its own.
+_FIRST_S = 0.5
 #: Seconds between looks at the stage that is followed.
 _FOLLOW_S = 3.0
 #: Of the grace period: how long a stopped deployment goes on with what it has begun.
@@ -235,9 +237,11 @@ class Deployment:
             ModelOpsError: the server can't be started.
         """
         self.ctx.phase("starting the server")
-        # first of all: it needs seconds, and the front's libraries load meanwhile
+        # first of all: the front's libraries load while the server loads the model; before that
+        # they would hold up the thread that finds it
         self.host.wake()
-        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.host.begun.wait(), _FIRST_S)
         front = self._front()
         server = _web_server(front, self.spec)
         serving = asyncio.create_task(server.serve(sockets=[self.socket]))

@@ -136,6 +136,7 @@ def test_embeddings_tls_and_sleep(station: Workstation, gguf: Path, tmp_path: Pa
 
     first = embed("hello")
     assert first == embed("hello") != embed("the license of the program")
+    assert [type(value) for value in first] == [float] * 256
     # what serves vectors does not chat, and plain HTTP gets nothing
     chat = post(station, "vectors", QUESTION, tls=trusting)
     assert chat[0] == 404
