@@ -26,6 +26,8 @@ _STATUS = {
     "does_not_fit": 409,
     "missing_part": 501,
     "step_failed": 409,
+    "store_busy": 503,
+    "server_died": 502,
 }
 
 
@@ -40,7 +42,11 @@ def document_of(error: ModelOpsError) -> dict[str, Any]:
 
 def status_of(error: ModelOpsError) -> int:
     """Its HTTP status."""
-    return error.status if isinstance(error, HttpError) else _STATUS.get(error.code, 500)
+    if isinstance(error, HttpError):
+        return error.status
+    # the nearest class that has one: a special case is refused like what it is a case of
+    codes = [error.code, *(getattr(base, "code", "") for base in type(error).__mro__)]
+    return next((_STATUS[code] for code in codes if code in _STATUS), 500)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -62,6 +68,12 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return JSONResponse(error_document(f"{where}: {first['msg']}", "bad_input", 422), 422)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, _error: Exception) -> Response:
+        # the traceback goes to the gateway's log, never to a stranger
+        said = "something went wrong in the gateway; its log says what"
+        return JSONResponse(error_document(said, "server_error", 500), 500)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -110,8 +110,9 @@ _WHY = {
     413: "The request is larger than this gateway takes.",
     422: "A value is refused; the message says which and why.",
     429: "Too many requests: try again after `Retry-After` seconds.",
+    500: "Something unforeseen; the gateway's log has it.",
     501: "A part this needs is not installed here.",
-    502: "The model's server is gone.",
+    502: "The model's server, or the index, ended without an answer.",
     503: "The engine or the deployment can't answer now.",
     507: "The disk is too full.",
 }
