@@ -32,6 +32,7 @@ class Child:
         paths: the state directory it works on.
         task: told how far it is; its ``stop`` ends the command.
         source: the file that it reads, where that tells how far it is.
+        module: a module to run in place of the whole program; it prints JSON without being asked.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Child:
         paths: StatePaths,
         task: Task,
         source: Path | None = None,
+        module: str = "",
     ) -> None:
-        self._words = [*command, "--json", "--", *arguments]
+        whole = ["modelops_tui", *command, "--json", "--", *arguments]
+        self._words = [module, *command, *arguments] if module else whole
         self._paths, self._task = paths, task
         self.narration = ""
         """What it said beside its answer."""
@@ -61,7 +64,7 @@ class Child:
             if self._task.stopping:
                 raise Stopped(f"{self._task.title}: stopped", why=self._task.stopped_means)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "modelops_tui", *self._words],
+                [sys.executable, "-m", *self._words],
                 env={**os.environ, "MODELOPS_HOME": str(self._paths.root)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -57,6 +57,10 @@ class DetailScreen(WorkScreen):
         """What a pane shows of the chosen row's item (called in a thread)."""
         raise NotImplementedError
 
+    def is_slow(self, pane: str, item: Any) -> bool:
+        """Whether a pane takes seconds to read for this item."""
+        return pane in self.SLOW_PANES
+
     def empty_lines(self, width: int) -> list[Line]:
         """What is said, and what to do next, when there is nothing."""
         raise NotImplementedError
@@ -168,7 +172,7 @@ class DetailScreen(WorkScreen):
             self.show_in(pane, [])
             return
         work = partial(self.pane_lines, pane, row.item)
-        if pane in self.SLOW_PANES:
+        if self.is_slow(pane, row.item):
             self.show_in(pane, [[("reading; the first time takes some seconds", "dim")]])
             if self._slow_reads:
                 self._slow_wanted = True  # its end reads for the row that is chosen by then
@@ -196,7 +200,7 @@ class DetailScreen(WorkScreen):
 
     def on_slow_pane_over(self) -> None:
         self._slow_reads, wanted, self._slow_wanted = False, self._slow_wanted, False
-        if wanted and self.deck.current in self.SLOW_PANES:
+        if wanted:
             self._read_pane()
 
     def _shown_key(self) -> tuple[str, str] | None:

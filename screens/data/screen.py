@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +16,8 @@ from screens.text import Line, ago, number, size, wall_time
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
 
-#: Rows that the preview shows.
-PREVIEW = 50
+#: Answers about datasets that are kept: those one goes back and forth between.
+KEPT = 8
 #: What comes with the program; shown beside one's own datasets.
 BUNDLED = (
     ("house/train", "instruction rows in the house style"),
@@ -26,7 +27,7 @@ BUNDLED = (
 
 
 class DataScreen(DataWork):
-    """Reports and masks run in a service process; nothing heavy is imported here."""
+    """All that is read of datasets is read in other processes; nothing heavy is imported here."""
 
     NAME = "data"
     BINDINGS = bindings("data")
@@ -50,6 +51,33 @@ class DataScreen(DataWork):
     def __init__(self) -> None:
         super().__init__()
         self._mask_row = 0
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def _asked(self, what: str, mark: str, *refs: str) -> Any:
+        """The reader's answer, or the one it gave when ``mark`` was the same."""
+        key = (what, mark, *refs)
+        answer = self._kept.pop(key, None)
+        if answer is None:
+            answer = self.read_apart(what, *refs)
+        self._kept[key] = answer
+        for old in list(self._kept)[:-KEPT]:
+            self._kept.pop(old, None)
+        return answer
+
+    def _own(self) -> list[DatasetView]:
+        """One's own datasets; read again when a version or a tag came or went."""
+        folder = self.workbench.paths.datasets
+        marks = []
+        for pattern in ("*/table/_delta_log", "*/meta.json"):
+            for place in sorted(folder.glob(pattern)):
+                with suppress(FileNotFoundError):  # removed just now
+                    marks.append(f"{place}={place.stat().st_mtime_ns}")
+        if not marks:
+            return []
+        return [DatasetView(**told) for told in self._asked("list", "\n".join(marks))]
+
+    def is_slow(self, pane: str, item: Any) -> bool:
+        return isinstance(item, DatasetView) or pane in self.SLOW_PANES
 
     def fetch(self) -> Sequence[Row]:
         now = self.work_app.clock()
@@ -67,7 +95,7 @@ class DataScreen(DataWork):
                 view,
                 (view.name, view.latest, view.rows, view.size_bytes, "", view.updated),
             )
-            for view in self.workbench.data.list()
+            for view in self._own()
         ]
         bundled = [
             Row(name, ((name, ""), ("bundled", "dim"), ("", ""), ("", ""), (about, "dim")), name)
@@ -87,55 +115,25 @@ class DataScreen(DataWork):
                 " versions, tags and a signature; tab shows the data report and the loss mask.",
                 width,
             )
-        data = self.workbench.data
-        if pane == "rows":
-            page = data.rows(ref, 0, PREVIEW)
-            rows = [[row.get(c) for c in page.columns] for row in page.rows]
-            return lambda width: [
-                [(f"rows 1 to {len(rows)} of {number(page.total)}", "dim")],
-                *table(page.columns, [[_short(v) for v in r] for r in rows], width),
-            ]
+        mark = f"{item.latest} {item.updated} {item.tags}"
         if pane == "columns":
-            columns = data.statistics(ref)
+            columns = self._asked("columns", mark, ref)
+            names = ("column", "type", "nulls", "distinct", "least", "most", "mean")
+            keys = ("name", "type", "nulls", "distinct", "minimum", "maximum", "mean")
             return lambda width: table(
-                ("column", "type", "nulls", "distinct", "least", "most", "mean"),
-                [
-                    (
-                        c.name,
-                        c.type,
-                        c.nulls,
-                        c.distinct,
-                        _short(c.minimum),
-                        _short(c.maximum),
-                        c.mean,
-                    )
-                    for c in columns
-                ],
-                width,
-                "key",
+                names, [[_short(column[key]) for key in keys] for column in columns], width, "key"
             )
-        versions = data.versions(ref)
+        shown = self._asked("show", mark, ref)
+        if pane == "rows":
+            rows = [[_short(row.get(c)) for c in shown["columns"]] for row in shown["rows"]]
+            return lambda width: [
+                [(f"rows 1 to {len(rows)} of {number(shown['total'])}", "dim")],
+                *table(shown["columns"], rows, width),
+            ]
         return lambda width: [
             *fact_columns([("source", item.source), ("columns", ", ".join(item.columns))], width),
             [],
-            *table(
-                ("version", "made", "by", "rows", "size", "tags", "signed", "source"),
-                [
-                    (
-                        f"v{v.version}",
-                        wall_time(v.time),
-                        v.operation,
-                        v.rows,
-                        size(v.size_bytes),
-                        " ".join(v.tags),
-                        "yes" if v.manifest else "no",
-                        Path(v.source).name,
-                    )
-                    for v in versions
-                ],
-                width,
-                "key",
-            ),
+            *version_table(shown["versions"], width),
         ]
 
     def _report(self, ref: str) -> Build:
@@ -229,6 +227,28 @@ class DataScreen(DataWork):
         }
         word = twins.get(self.deck.current, lambda: f"data show {ref}")() if ref else "data list"
         return f"modelops-tui {word}"
+
+
+def version_table(versions: Sequence[dict[str, Any]], width: int) -> list[Line]:
+    """Versions of a dataset, newest first."""
+    return table(
+        ("version", "made", "by", "rows", "size", "tags", "signed", "source"),
+        [
+            (
+                f"v{told['version']}",
+                wall_time(told["time"]),
+                told["operation"],
+                told["rows"],
+                size(told["size_bytes"]),
+                " ".join(told["tags"]),
+                "yes" if told["manifest"] else "no",
+                Path(told["source"]).name,
+            )
+            for told in versions
+        ],
+        width,
+        "key",
+    )
 
 
 def mask_lines(row: dict[str, Any], start: int, base: str, width: int) -> list[Line]:

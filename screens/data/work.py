@@ -24,6 +24,12 @@ class DataWork(DetailScreen):
     data_task: Task | None = None
     """The import or query that runs, or None."""
 
+    def read_apart(self, what: str, *refs: str) -> Any:
+        """What ``screens.data.reader`` says (called in a thread)."""
+        task = Task(what)
+        paths = self.workbench.paths
+        return Child([what], list(refs), paths, task, module="screens.data.reader").run()
+
     def busy(self) -> bool:
         """True, and its progress is shown, while one runs."""
         if self.data_task is None or self.data_task.over:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,3 +60,34 @@ async def test_a_slow_pane_takes_one_thread(seed: Seed, monkeypatch: pytest.Monk
         await until(pilot, lambda: last in getattr(report(), "text", ""), "the newest report")
         assert most == 1
         assert asked[-1] == last
+
+
+def test_datasets_are_read_in_another_process(tmp_path: Path) -> None:
+    """Delta Lake, Arrow and DuckDB would stay in the screens' memory: 200 MB."""
+    seed = Seed(tmp_path / "state")
+    source = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"prompt": f"question {n}", "score": n}) for n in range(60)]
+    source.write_text("\n".join(lines))
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+from tests.screens.conftest import make_app, until
+from tests.screens.seeded import Seed
+
+async def main():
+    app = make_app(Seed(Path({str(tmp_path / "state")!r})))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("3")
+        await until(pilot, lambda: len(getattr(app.screen, "rows", ())) == 4, "one's own dataset")
+        text = lambda pane: getattr(app.screen.deck.pane(pane), "text", "")
+        for pane, word in (("overview", "overwrite"), ("rows", "question 7"), ("columns", "59")):
+            await until(pilot, lambda: word in text(pane), pane)
+            await pilot.press("tab")
+
+asyncio.run(main())
+print(sorted({{"duckdb", "pyarrow", "deltalake", "pandas", "numpy"}} & set(sys.modules)))
+"""
+    seed.workbench.data.import_file(source, "mine")
+    seed.close()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr[-3000:]
