@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 NEAR = 0.8
 _SHINGLE = 3
 _BANDS, _ROWS = 8, 4
-_PRIME = (1 << 61) - 1
 _COMPARED = 4
 _MAX_WORDS = 2000
 _WORD = re.compile(r"\w+")
+
+
+class _Numbers(dict[str, int]):
+    """Numbers words as they come, from 1."""
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self) + 1
+        return number
 
 
 class DuplicateIndex:
@@ -36,12 +43,13 @@ class DuplicateIndex:
 
         rng = np.random.default_rng(20_240_601)
         shape = (_BANDS * _ROWS, 1)
-        self._a = rng.integers(1, 1 << 31, shape, dtype=np.uint64)
-        self._b = rng.integers(0, 1 << 31, shape, dtype=np.uint64)
+        top = np.iinfo(np.uint64).max
+        self._a = rng.integers(0, top, shape, dtype=np.uint64) | np.uint64(1)
+        self._b = rng.integers(0, top, shape, dtype=np.uint64)
         self._exact: dict[bytes, int] = {}
         self._bands: dict[tuple[int, bytes], list[int]] = {}
         self._shingles: dict[int, numpy.ndarray[Any, Any]] = {}
-        self._words: dict[str, int] = {}
+        self._words = _Numbers()
 
     def find(self, text: str) -> tuple[str, int] | None:
         """``("exact" | "near", number)`` of an earlier text that ``text`` repeats, or None."""
@@ -85,10 +93,7 @@ class DuplicateIndex:
         words = _WORD.findall(text.lower())[:_MAX_WORDS]
         if len(words) < _SHINGLE + 2:
             return None
-        table = self._words
-        ids = np.fromiter(
-            (table.setdefault(word, len(table) + 1) for word in words), np.uint64, len(words)
-        )
+        ids = np.fromiter(map(self._words.__getitem__, words), np.uint64, len(words))
         mixed = (
             ids[:-2] * np.uint64(0x9E3779B97F4A7C15)
             ^ ids[1:-1] * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -101,10 +106,10 @@ class DuplicateIndex:
         return hashed[np.concatenate(([True], hashed[1:] != hashed[:-1]))]
 
     def _keys(self, shingles: Any) -> list[tuple[int, bytes]]:
-        import numpy as np
-
-        # (a h + b) mod p with p = 2^61 - 1; a, h < 2^31, so the product stays below 2^62
-        hashed = (self._a * shingles[None, :] + self._b) % np.uint64(_PRIME)
+        # a h + b mod 2^64 with odd a, ordered by its upper bits (multiply-shift, Dietzfelbinger et
+        # al. 1997): a division by a prime took most of the search
+        hashed = self._a * shingles[None, :]
+        hashed += self._b
         signature = hashed.min(axis=1).reshape(_BANDS, _ROWS)
         return [(band, signature[band].tobytes()) for band in range(_BANDS)]
 
