@@ -145,6 +145,7 @@ RULES: dict[str, Handler] = {
     "weight_decay": decimal_to("train.weight_decay"),
     "max_grad_norm": decimal_to("train.clip"),
     "sample_packing": flag_to("train.packing"),
+    "batch_flattening": flag_to("train.padding_free"),
     "group_by_length": flag_to("train.group_by_length"),
     "bf16": hf.precision("bf16"),
     "fp16": hf.precision("fp16"),
@@ -175,9 +176,9 @@ REASONS = {
     "eval_sample_packing": "held-out rows are never packed",
     "shuffle_merged_datasets": "rows are shuffled by the seed",
     "is_llama_derived_model": "the model's own configuration tells its class",
-    "lora_qkv_kernel": "kernels are chosen by the device",
-    "lora_mlp_kernel": "kernels are chosen by the device",
-    "lora_o_kernel": "kernels are chosen by the device",
+    "lora_qkv_kernel": hf.KERNELS,
+    "lora_mlp_kernel": hf.KERNELS,
+    "lora_o_kernel": hf.KERNELS,
     "lora_model_dir": "name the adapter as `base`",
 }
 

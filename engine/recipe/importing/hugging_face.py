@@ -38,6 +38,9 @@ OPTIMIZERS = {
 }
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
+_ATTENTION = "chosen by the device; on a GPU train.attention = 'flash' asks for flash-attn"
+KERNELS = "ours are fused by default; on a GPU train.kernels = 'liger' asks for Liger's"
+_ONE_DEVICE = "one run uses one device here: DeepSpeed, FSDP and data parallelism are not offered"
 _HELD_OUT = "held-out rows are evaluated at the end, and every train.eval_every steps"
 #: Keys without a counterpart, by what they are for. A final ``*`` matches any ending.
 REASONS: dict[str, str] = {
@@ -66,17 +69,17 @@ REASONS: dict[str, str] = {
     "saves_per_epoch": "checkpoints are written about every two minutes (train.save_every)",
     "resume_from_checkpoint": "the engine resumes by itself",
     "auto_resume_from_checkpoints": "the engine resumes by itself",
-    "ddp_*": "one job uses one device here",
-    "deepspeed": "one job uses one device here",
-    "fsdp*": "one job uses one device here",
-    "flash_attention": "the attention kernel is chosen by the device",
-    "flash_attn": "the attention kernel is chosen by the device",
-    "attn_implementation": "the attention kernel is chosen by the device",
-    "sdp_attention": "the attention kernel is chosen by the device",
-    "xformers_attention": "the attention kernel is chosen by the device",
-    "liger_*": "kernels are chosen by the device",
-    "use_liger_kernel": "kernels are chosen by the device",
-    "enable_liger_kernel": "kernels are chosen by the device",
+    "ddp_*": _ONE_DEVICE,
+    "deepspeed": _ONE_DEVICE,
+    "fsdp*": _ONE_DEVICE,
+    "flash_attention": _ATTENTION,
+    "flash_attn": _ATTENTION,
+    "attn_implementation": _ATTENTION,
+    "sdp_attention": _ATTENTION,
+    "xformers_attention": _ATTENTION,
+    "liger_*": KERNELS,
+    "use_liger_kernel": KERNELS,
+    "enable_liger_kernel": KERNELS,
     "plugins": "plugins of another program",
     "dataloader_*": "rows are prepared before training starts",
     "preprocessing_num_workers": "rows are prepared before training starts",
@@ -100,7 +103,7 @@ REASONS: dict[str, str] = {
     "evals_per_epoch": _HELD_OUT,
     "per_device_eval_batch_size": "the evaluation uses train.batch",
     "eval_batch_size": "the evaluation uses train.batch",
-    "ddp": "one job uses one device here",
+    "ddp": _ONE_DEVICE,
     "use_rslora": "rank-stabilized scaling is not offered; set train.alpha",
     "peft_use_rslora": "rank-stabilized scaling is not offered; set train.alpha",
     "loftq*": "LoftQ initialization is not offered",
@@ -114,7 +117,7 @@ REASONS: dict[str, str] = {
     "tf32": "the precision is train.precision",
     "strict": "unknown keys are always errors here",
     "debug": "not part of a recipe",
-    "local_rank": "one job uses one device here",
+    "local_rank": _ONE_DEVICE,
     "early_stopping_patience": 'use train.keep = "best" with train.eval_every',
 }
 
@@ -201,6 +204,7 @@ ARGUMENTS: dict[str, Handler] = {
     "group_by_length": flag_to("train.group_by_length"),
     "torch_compile": flag_to("train.compile"),
     "packing": flag_to("train.packing"),
+    "padding_free": flag_to("train.padding_free"),
     "seed": whole_to("seed"),
     "save_steps": steps_to("train.save_every"),
     "eval_steps": steps_to("train.eval_every"),

@@ -105,7 +105,6 @@ REASONS = {
     "use_bnb_nested_quant": "QLoRA uses NF4 with double quantization",
     "gradient_checkpointing_kwargs": "the non-reentrant form is used",
     "eos_token": "the tokenizer comes with the model",
-    "padding_free": "use train.packing",
     "finetune_*": "only text models are trained",
     "is_cpt": 'use train.method = "pretrain"',
     "save_merged_model": "use train.merge",

@@ -341,6 +341,30 @@ def test_unsloth(bench: Bench) -> None:
     assert "use_rslora" in left(found)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "more", "kept"),
+    [
+        ("trl", "padding_free: true\n", "padding_free"),
+        ("axolotl", "batch_flattening: true\nsample_packing: false\n", "padding_free"),
+        ("trl", "packing: true\n", "packing"),
+    ],
+)
+def test_rows_in_a_line(bench: Bench, dialect: str, more: str, kept: str) -> None:
+    text = {"trl": TRL, "axolotl": AXOLOTL}[dialect]
+    names = [line.partition(":")[0] for line in more.splitlines()]
+    lines = [x for x in text.splitlines() if x.partition(":")[0] not in names]
+    recipe = document(imported(bench, "\n".join(lines) + "\n" + more))
+    assert recipe["train"][kept] is True
+
+
+def test_several_devices_and_kernels_are_listed_with_reasons(bench: Bench) -> None:
+    more = "deepspeed: zero3.json\nuse_liger_kernel: true\nattn_implementation: flash_attention_2\n"
+    reasons = left(imported(bench, TRL + "\n" + more))
+    assert "one run uses one device" in reasons["deepspeed"]
+    assert "train.kernels" in reasons["use_liger_kernel"]
+    assert "train.attention" in reasons["attn_implementation"]
+
+
 @pytest.mark.parametrize("text", [AXOLOTL, LLAMA_FACTORY, TRL, TORCHTUNE, UNSLOTH])
 def test_the_list_is_also_in_the_file(bench: Bench, text: str) -> None:
     found = imported(bench, text)

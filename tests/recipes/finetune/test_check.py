@@ -142,6 +142,8 @@ def test_no_space_is_told(
         ("neftune_noise_alpha", "five", "must be a number, it is text", ""),
         ("dataloader_drop_last", 1, "must be true or false", ""),
         ("learning_rate", 1e-4, "is not set here", "use train.lr"),
+        ("deepspeed", "zero3.json", "is not set here", "one run trains on one device"),
+        ("fsdp", "full_shard", "is not set here", "one run trains on one device"),
         ("warmup_ratio", 0.1, "is not an argument", "use train.warmup"),
         ("hub_strategy", "evry_save", "has no choice", "did you mean 'every_save'?"),
     ],
