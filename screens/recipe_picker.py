@@ -70,8 +70,10 @@ def run_recipe(
 
 
 def _submit(screen: WorkScreen, path: str, sets: tuple[str, ...]) -> JobView:
+    from screens.recipes.apart import planned
+
     workbench = screen.workbench
-    plan = workbench.recipes.prepare(Path(path), sets)
+    plan, _ = planned(workbench, Path(path), sets, estimated=False)
     workbench.system.ensure_engine()
     return workbench.jobs.submit(plan)
 

@@ -15,11 +15,12 @@ from textual.screen import Screen
 from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
-from engine.errors import ModelOpsError
+from engine.errors import ModelOpsError, RecipeInvalid
 from engine.types.recipes import Diagnostic, LibraryEntry
 from screens.actions import bindings
 from screens.prose import paragraph
 from screens.recipe_picker import one_diagnostic
+from screens.recipes.apart import planned
 from screens.recipes.document import RecipeDocument, toml_value
 from screens.recipes.form_keys import FormKey, form_keys, sweep_place, unknown_keys
 from screens.text import Line
@@ -222,13 +223,16 @@ class FormScreen(Screen[Path | None]):
         )
 
     def _verdict_of(self, text: str) -> Verdict:
-        recipes = self._workbench.recipes
-        path = Path(self._entry.path)
-        found = recipes.check(text, source_path=path)
-        if any(d.severity == "error" for d in found):
-            return Verdict(text, found)
-        plan = recipes.prepare(text, source_path=path)
-        return Verdict(text, found, (plan, recipes.estimate(plan)))
+        try:
+            plan, estimates = planned(self._workbench, text, (), Path(self._entry.path))
+        except RecipeInvalid as error:
+            found = (d for d in error.diagnostics if isinstance(d, Diagnostic))
+            return Verdict(text, tuple(found))
+        except ModelOpsError as error:
+            advice = ". ".join(part for part in (error.why, error.hint) if part)
+            return Verdict(text, (Diagnostic(self._entry.path, 1, 1, error.what, advice),))
+        warnings = (d for d in plan.warnings if isinstance(d, Diagnostic))
+        return Verdict(text, tuple(warnings), (plan, estimates))
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.worker.group == "check" and event.state is WorkerState.SUCCESS:

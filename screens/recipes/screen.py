@@ -14,6 +14,7 @@ from screens.actions import bindings
 from screens.detail_screen import DetailScreen
 from screens.prose import fact_columns, heading, paragraph, table, toml_lines
 from screens.recipe_picker import one_diagnostic, recipe_row, run_recipe
+from screens.recipes.apart import planned
 from screens.text import Line, duration, size
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
@@ -49,7 +50,7 @@ class RecipesScreen(DetailScreen):
         if pane == "keys":
             return self._keys(item.kind)
         try:
-            plan = recipes.prepare(path)
+            plan, _ = planned(self.workbench, path, estimated=False)
         except RecipeInvalid:
             return self._check(path)
         words, text = recipes.explained(plan), recipes.plan_text(plan)
@@ -60,14 +61,12 @@ class RecipesScreen(DetailScreen):
         ]
 
     def _check(self, path: Path) -> Build:
-        recipes = self.workbench.recipes
         try:
-            plan = recipes.prepare(path)
+            plan, estimates = planned(self.workbench, path)
         except RecipeInvalid as error:
             found = [line for item in error.diagnostics for line in one_diagnostic(item)]
             head: Line = [(f"✗ {error.what}", "bad")]
             return lambda width: [head, [], *found]
-        estimates = recipes.estimate(plan)
         warnings = [d for d in plan.warnings if isinstance(d, Diagnostic)]
         return lambda width: check_lines(plan, estimates, warnings, width)
 

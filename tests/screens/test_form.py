@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +62,35 @@ async def test_name_description_and_gates_in_the_form(tmp_path: Path) -> None:
         assert len(after) == len(before) + 2
         assert len([line for line in after if line in before]) == len(before) - 2
     seed.close()
+
+
+def test_recipes_over_own_datasets_are_checked_in_another_process(tmp_path: Path) -> None:
+    seed = Seed(tmp_path / "state")
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "some words to learn"}\n' * 40)
+    seed.workbench.data.import_file(source, "mine")
+    seed.close()
+    good = RECIPE + '\n[data]\ntrain = "mine@latest"\n'
+    code = f"""
+import sys
+from pathlib import Path
+from engine.api import Workbench
+from engine.errors import RecipeInvalid
+from screens.recipes.apart import planned
+
+workbench = Workbench(Path({str(tmp_path / "state")!r}))
+plan, estimates = planned(workbench, {good!r})
+assert plan.data_versions and set(estimates) == {{step.name for step in plan.steps}}, plan
+try:
+    planned(workbench, {good.replace("epochs = 2", "epochs = -2")!r})
+except RecipeInvalid as error:
+    assert error.diagnostics[0].key == "train.epochs", error.diagnostics
+else:
+    raise AssertionError("a mistake was not found")
+print(sorted({{"duckdb", "pyarrow", "deltalake", "numpy", "tokenizers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("key", ["require", "train.require"])
