@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.data.duplicates import DuplicateIndex
 from engine.data.formats import Example
@@ -11,6 +12,7 @@ from engine.data.report import DataReport, encode_all
 from engine.data.source import resolve_data
 from engine.errors import BadInput
 from engine.worker.context import StepResult
+from recipes.evaluate.generation import answers
 from recipes.finetune.arguments import make_arguments, training_arguments
 from recipes.finetune.batch_size import sizes
 from recipes.finetune.building import build_model, trainable_parameters
@@ -42,9 +44,11 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     ctx.phase("reading the data")
     max_length, batch = sizes(session)
     source = resolve_data(spec.data.train, ctx.paths)
-    examples, _ = split(list(examples_of(spec.data, source)), spec.data, spec.seed)
+    examples, held = split(list(examples_of(spec.data, source)), spec.data, spec.seed)
+    if spec.data.eval is not None:
+        held = list(examples_of(spec.data, resolve_data(spec.data.eval, ctx.paths)))
     report = DataReport(source.name, format="prompt", max_length=max_length)
-    encoded = encode_all(examples, session.encoder, report, index=DuplicateIndex())
+    encoded = encode_all(examples, session.encoder, report, index=DuplicateIndex(), held_out=held)
     kept = {row.number for row in encoded}
     examples = [example for example in examples if example.number in kept]
     if not examples:
@@ -61,8 +65,10 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     trainable, total = trainable_parameters(model)
     before = samples_before(session, model, prepared)
     watch = Watch(ctx, spec, run_hash, steps)
+    measure_held_out(session, model, held, reward, watch, "before")
     trainer = grpo_trainer(session, model, examples, reward, watch, batch, steps)
     trained = run_trainer(ctx, trainer, watch)
+    measure_held_out(session, trained, held, reward, watch, "after")
     tell_samples(session, trained, prepared, before)
     return publish_outcome(
         session,
@@ -83,6 +89,46 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             metrics=watch.method_metrics(),
         ),
     )
+
+
+def measure_held_out(
+    session: Session,
+    model: Any,
+    held: Sequence[Example],
+    reward: Reward,
+    watch: Watch,
+    when: Literal["before", "after"],
+) -> None:
+    """Mean reward of greedy answers to questions that are not trained on, told and kept.
+
+    What was measured before training is kept over attempts: a resumed run's weights are others.
+    Random numbers are put back: a run learns the same whether it is measured or not.
+    """
+    if not held:
+        return
+    import torch
+
+    name = "eval_reward_before" if when == "before" else "eval_reward"
+    file = session.ctx.work_dir / "held_out_reward.json"
+    if when == "before" and file.exists():
+        watch.held_out[name] = float(json.loads(file.read_text()))
+        return
+    session.ctx.phase(f"measuring {len(held)} held-out prompts {when} training")
+    prompts = [prompt_of(example, conversational=True) for example in held]
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        texts = answers(
+            model,
+            session.tokenizer,
+            prompts,
+            max_new_tokens=session.spec.preference.answer_tokens,
+            precision=session.precision,
+        )
+        scores = reward([_text(prompt) for prompt in prompts], texts)
+    watch.held_out[name] = sum(scores) / len(scores)
+    done = 0 if when == "before" else watch.total
+    session.ctx.event("metrics", done=done, total=watch.total, **{name: watch.held_out[name]})
+    if when == "before":
+        file.write_text(json.dumps(watch.held_out[name]))
 
 
 def grpo_steps(spec: FinetuneSpec, prompts: int, batch: int) -> int:

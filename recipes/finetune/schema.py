@@ -159,6 +159,11 @@ class FinetuneSpec(StepSpec):
             raise ValueError(f"train.packing is not possible with method {self.train.method!r}")
         if self.train.padding_free and self.train.method in PREFERENCE_METHODS:
             raise ValueError(f"train.padding_free is not possible with {self.train.method!r}")
+        if self.train.method == "grpo" and (self.train.keep == "best" or self.train.eval_every):
+            raise ValueError(
+                "grpo measures held-out prompts before and after training only: "
+                "leave train.keep and train.eval_every out"
+            )
         if self.train.method == "grpo" and self.preference.reward is None:
             raise ValueError("method grpo needs preference.reward: a reward model or a plugin")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.models import resolve_model
 from engine.paths import StatePaths
 from engine.registry import Registry
 from recipes.finetune.reward_model import house_style
+from recipes.finetune.schema import FinetuneSpec
 from tests.support.step import events, run_step
 from tests.support.tiny_model import TOPICS, write_jsonl
 
@@ -111,11 +113,29 @@ def test_reward_heads_side_by_side_and_grpo_with_one(tmp_path: Path, tiny_model:
         train={"max_steps": 2, "samples": 0},
         preference={"reward": model, "generations": 4, "answer_tokens": 8},
     )
+    held = write_jsonl(tmp_path / "held.jsonl", [{"prompt": p["prompt"]} for p in pairs(3)])
+    grpo["data"]["eval"] = str(held)
     run_step(tmp_path / "home", "finetune", grpo, step="policy")
     told = [e for e in events(tmp_path / "home", "metrics") if e["step"] == "policy"]
-    assert told[-1]["reward_std"] > 0
-    assert told[-1]["grad_norm"] > 0
-    assert told[-1]["tokens_seen"] > 0
+    steps = [e for e in told if "reward_std" in e]
+    assert steps[-1]["reward_std"] > 0
+    assert steps[-1]["grad_norm"] > 0
+    assert steps[-1]["tokens_seen"] > 0
+    assert "eval_reward_before" in told[0]
+    assert math.isfinite(told[0]["eval_reward_before"])
+    assert math.isfinite(told[-1]["eval_reward"])
+    # three of the eight questions are asked again
+    (note,) = [e for e in events(tmp_path / "home", "note") if "flatters" in e["text"]]
+    assert "3 held-out rows repeat training rows" in note["text"]
+
+
+def test_grpo_keeps_no_best(tiny_model: Path) -> None:
+    section = {"method": "grpo", "keep": "best"}
+    params = {"base": str(tiny_model), "data": {"train": "a.jsonl", "eval": "b.jsonl"}}
+    with pytest.raises(ValueError, match="before and after training only"):
+        FinetuneSpec.model_validate(
+            {**params, "train": section, "preference": {"reward": "house-style"}}
+        )
 
 
 def test_the_spiking_head_fires_and_learns_through_spikes() -> None:
