@@ -191,6 +191,11 @@ def translate(sheet: Translation, foreign: Mapping[str, Any]) -> None:
     preference = RL_METHODS.get(rl)
     if rl and preference is None:
         sheet.leave("rl", rl, f"there is no method {rl}; ours: {', '.join(RL_METHODS)}")
+    if adapter and adapter not in ("lora", "qlora"):
+        sheet.leave("adapter", adapter, "there is lora and qlora; translated as full")
+    four_bit = foreign.get("load_in_4bit")
+    if four_bit is not None and not isinstance(four_bit, bool):
+        sheet.leave("load_in_4bit", four_bit, "neither true nor false")
     if foreign.get("reward_model"):
         preference = "reward"
     if foreign.get("pretraining_dataset"):
@@ -200,7 +205,7 @@ def translate(sheet: Translation, foreign: Mapping[str, Any]) -> None:
             sheet,
             preference=preference,
             adapter=adapter in ("lora", "qlora"),
-            four_bit=adapter == "qlora" or (bool(adapter) and bool(foreign.get("load_in_4bit"))),
+            four_bit=adapter == "qlora" or (bool(adapter) and four_bit is True),
             dora=bool(foreign.get("peft_use_dora")),
         )
     apply_rules(sheet, foreign, RULES, REASONS, hf.to_trainer)

@@ -23,7 +23,7 @@ from engine.recipe.importing.translation import (
     whole_to,
 )
 
-TELLING = {"stage", "finetuning_type", "cutoff_len", "dataset_dir", "lora_target", "template"}
+TELLING = {"stage", "finetuning_type", "cutoff_len", "dataset_dir", "lora_target"}
 
 STAGES = {"dpo": "dpo", "kto": "kto", "rm": "reward"}
 #: LLaMA-Factory's column roles and the names our formats expect.
@@ -179,6 +179,11 @@ def translate(sheet: Translation, foreign: Mapping[str, Any]) -> None:
         sheet.leave("pref_loss", loss, "there is DPO (sigmoid) and ORPO")
     if tuning not in ("lora", "full"):
         sheet.leave("finetuning_type", tuning, "there is lora and full; translated as full")
+    bits, by = foreign.get("quantization_bit"), foreign.get("quantization_method")
+    if bits is not None and str(bits) != "4":
+        sheet.leave("quantization_bit", bits, "a base is loaded as it is, or in 4 bits (qlora)")
+    if by is not None and str(by).lower() not in ("bnb", "bitsandbytes"):
+        sheet.leave("quantization_method", by, "the base is quantized by bitsandbytes")
     sheet.current = ("stage", stage)
     if stage == "pt":
         sheet.put("train.method", "pretrain")
@@ -191,7 +196,7 @@ def translate(sheet: Translation, foreign: Mapping[str, Any]) -> None:
             sheet,
             preference=preference,
             adapter=tuning == "lora",
-            four_bit=str(foreign.get("quantization_bit", "")) == "4",
+            four_bit=str(bits) == "4",
             dora=bool(foreign.get("use_dora")),
         )
     if str(foreign.get("quantization_bit", "4")) != "4":

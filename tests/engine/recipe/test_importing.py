@@ -365,6 +365,28 @@ def test_several_devices_and_kernels_are_listed_with_reasons(bench: Bench) -> No
     assert "train.attention" in reasons["attn_implementation"]
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        (AXOLOTL, "adapter", "llama-adapter"),
+        (AXOLOTL, "load_in_4bit", "${LOAD_IN_4BIT}"),
+        (LLAMA_FACTORY, "quantization_bit", "8"),
+        (LLAMA_FACTORY, "quantization_method", "hqq"),
+    ],
+)
+def test_a_value_without_counterpart_is_listed(
+    bench: Bench, text: str, key: str, value: str
+) -> None:
+    lines = [line for line in text.splitlines() if line.partition(":")[0] != key]
+    assert key in left(imported(bench, "\n".join([*lines, f"{key}: {value}"])))
+
+
+def test_a_file_that_only_has_a_template_is_no_recipe(bench: Bench) -> None:
+    """As a release drafter's configuration has one."""
+    with pytest.raises(BadInput, match="no recipe of"):
+        imported(bench, "name-template: v1\ntemplate: changes\n")
+
+
 @pytest.mark.parametrize("text", [AXOLOTL, LLAMA_FACTORY, TRL, TORCHTUNE, UNSLOTH])
 def test_the_list_is_also_in_the_file(bench: Bench, text: str) -> None:
     found = imported(bench, text)
