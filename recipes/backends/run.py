@@ -19,6 +19,7 @@ from engine.errors import DoesNotFit, StepFailed
 from recipes.measuring.measure import Measured, cut, save_json
 from recipes.measuring.proof import LOSSLESS_GAP, NOISE_FACTOR, Proof, judge
 from recipes.quantize.check import group_size, in_features
+from recipes.quantize.memory import UNCALIBRATED, check_room
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext, StepResult
@@ -58,18 +59,19 @@ def run_backend(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
     Raises:
         MissingPart: its environment can't be made.
         StepFailed: the backend failed, with its own reason.
-        DoesNotFit: it ran out of memory.
+        DoesNotFit: it would run, or ran, out of memory.
     """
     from recipes.quantize.bench import prepare_bench
     from recipes.quantize.run import finish, open_source
 
     backend = find(spec.chosen_backend)
+    source = open_source(ctx, spec)
+    notes = list(source.notes)
+    _check_room(ctx, spec, source)
     store = BackendStore(ctx.paths)
     if not store.ready(backend):
         ctx.phase(f"making the environment of {backend.name}")
     python = store.ensure(backend, lambda text: ctx.note(text))
-    source = open_source(ctx, spec)
-    notes = list(source.notes)
     bench, _importance, found = prepare_bench(ctx, spec, source, None)
     notes += found
     shared = share_code(ctx.work_dir / "shared")
@@ -78,6 +80,23 @@ def run_backend(ctx: StepContext, spec: QuantizeSpec) -> StepResult:
     with BackendProcess(backend, python, log, threads=ctx.threads, extra_path=(shared,)) as process:
         rung = _make(ctx, spec, Worker(process, backend, request), source, bench, notes)
     return finish(ctx, spec, source, [rung], notes)
+
+
+def _check_room(ctx: StepContext, spec: QuantizeSpec, source: Source) -> None:
+    """Refuse before an environment is made (a GPU's memory is the backend's own affair).
+
+    Raises:
+        DoesNotFit: the backend would run out of memory.
+    """
+    import psutil
+
+    from recipes.gguf.checkpoint import open_checkpoint
+
+    if ctx.device != "cpu":
+        return
+    weights = sum(f.stat().st_size for f in source.folder.glob("*.safetensors"))
+    config = open_checkpoint(source.folder).config
+    check_room(spec, config, weights, psutil.virtual_memory().available)
 
 
 def share_code(folder: Path) -> Path:
@@ -117,7 +136,7 @@ def _request(
         "seed": ctx.seed,
         "options": dict(spec.options),
     }
-    if spec.format not in ("bnb-nf4", "bnb-int8", "hqq", "fp8"):
+    if spec.format not in UNCALIBRATED:
         calibration = calibration_stream(ctx, spec, source)
         window = spec.calibration.window
         rows = cut("calibration", calibration.ids, len(calibration.ids), window).windows

@@ -121,7 +121,7 @@ def _model(spec: QuantizeSpec, location: ModelLocation) -> list[Problem]:
     root = location.root
     if root.kind != "hf":
         return []
-    config = _config(root.path)
+    config = config_of(root.path)
     if not config:
         return []
     if spec.format == "gguf" and spec.chosen_backend == "llama-cpp":
@@ -184,7 +184,8 @@ def group_size(widths: list[int]) -> int | None:
     return next((g for g in (128, 64, 32) if all(w % g == 0 for w in widths)), None)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``; empty where it can't be read."""
     try:
         value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

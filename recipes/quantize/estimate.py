@@ -8,6 +8,8 @@ from engine.errors import ModelOpsError
 from engine.models import ModelLocation, resolve_model
 from engine.types.system import Estimate, EstimateContext
 from recipes.gguf.levels import LEVELS
+from recipes.quantize.check import config_of
+from recipes.quantize.memory import backend_memory
 from recipes.quantize.schema import QuantizeSpec
 
 #: Python, torch, transformers and llama.cpp loaded, no model yet (measured resident size).
@@ -32,6 +34,10 @@ def estimate(spec: QuantizeSpec, context: EstimateContext) -> Estimate:
     logits = 3 * spec.eval.window * vocabulary * 4
     width = 4 if context.device in ("cpu", "auto") else 2
     parts = {"libraries": _LIBRARIES, "source weights": weights * width, "logits": logits}
+    if (backend := _backend(spec, context, weights)) and sum(backend.values()) > sum(
+        parts.values()
+    ):
+        parts = backend
     if spec.format == "gguf":
         bits = [LEVELS[name].bits for name in spec.levels]
         levels = sum(int(weights * b / 8) for b in bits)
@@ -48,6 +54,15 @@ def estimate(spec: QuantizeSpec, context: EstimateContext) -> Estimate:
     )
     notes = () if weights else ("the model is not there yet: its weights are not counted",)
     return Estimate(sum(parts.values()), disk, seconds or None, parts, notes)
+
+
+def _backend(spec: QuantizeSpec, context: EstimateContext, weights: int) -> dict[str, int]:
+    """The parts of an isolated backend's peak; empty where nothing can be told yet."""
+    if spec.format == "gguf" or not weights:
+        return {}
+    root = resolve_model(spec.model, context.paths).root
+    config = config_of(root.path) if root.kind == "hf" else {}
+    return backend_memory(spec, config, 2 * weights)
 
 
 def parameters(location: ModelLocation) -> int:

@@ -41,6 +41,10 @@ def _checkpoint(request: dict[str, Any], scratch: Path, tell: Tell) -> Any:
     from gptqmodel import CheckpointConfig
 
     if request["format"] != "gptq":
+        begun = scratch / "begun"
+        if begun.exists():
+            tell({"note": "GPTQModel can't go on with an interrupted AWQ: it begins anew"})
+        begun.touch()
         return None
     place = scratch / "checkpoint"
     if (place / "CURRENT").exists():
