@@ -94,6 +94,7 @@ class Rag:
         pointer = self._read(folder / "index.json")
         generation = folder / str(pointer.get("generation", ""))
         meta = self._read(generation / "meta.json")
+        state = [pointer.get("generation"), pointer.get("table_version")]
         return IndexView(
             name=folder.name,
             folder=str(meta.get("folder", "")),
@@ -104,8 +105,26 @@ class Rag:
             unreadable=int(pointer.get("unreadable", 0)),
             updated=float(pointer.get("updated", 0.0)),
             size_bytes=sum(f.stat().st_size for f in generation.rglob("*") if f.is_file()),
-            stale="" if Path(str(meta.get("folder", ""))).is_dir() else "its folder is gone",
+            manifest=pointer.get("manifest") if pointer.get("manifest_of") == state else None,
+            stale=self._stale(generation, Path(str(meta.get("folder", "")))),
         )
+
+    def _stale(self, generation: Path, folder: Path) -> str:
+        """Why a sync would find something to do, or empty; new files are found by a sync only."""
+        if not folder.is_dir():
+            return "its folder is gone"
+        if any((folder / n).is_file() for n in ("docs.jsonl", "corpus.jsonl")):
+            return ""  # a collection's entries are lines of one file
+        changed = gone = 0
+        for path, known in self._read(generation / "files.json").get("files", {}).items():
+            try:
+                stat = (folder / path).stat()
+            except OSError:
+                gone += 1
+                continue
+            changed += (known["size"], known["mtime_ns"]) != (stat.st_size, stat.st_mtime_ns)
+        told = [f"{n} {what}" for n, what in ((changed, "changed"), (gone, "gone")) if n]
+        return f"files since the sync: {', '.join(told)}" if told else ""
 
     # -- working ----------------------------------------------------------------------------------
 

@@ -120,6 +120,7 @@ def _publish(ctx: StepContext, spec: RagSpec, report: SyncReport) -> str:
             run={"job": ctx.job_id, "step": ctx.step, "recipe_sha256": ctx.recipe_sha256},
             key=f"{ctx.job_id}/{ctx.step}/index",
         )
+        index.published(artifact.manifest)
     ctx.event("artifact", manifest=artifact.manifest, artifact_type="index", name=spec.index)
     manifest: str = artifact.manifest
     return manifest

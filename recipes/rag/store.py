@@ -226,6 +226,14 @@ class Index:
         if before and before != generation.folder.name:
             shutil.rmtree(self.folder / before, ignore_errors=True)
 
+    def published(self, manifest: str) -> None:
+        """Remember the artifact that holds what answers now."""
+        pointer = self.pointer
+        state = [pointer.get("generation"), pointer.get("table_version")]
+        write_json(
+            self.folder / "index.json", {**pointer, "manifest": manifest, "manifest_of": state}
+        )
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the index for one writer; readers never wait.

@@ -368,6 +368,8 @@ class Sync:
             documents=report.documents,
             chunks=report.chunks,
             unreadable=len(report.unreadable),
+            # what a published artifact is compared with: any commit makes it an older state
+            table_version=int(generation.table.version),
         )
 
 
