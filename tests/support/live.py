@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import Conflict
 from modelops_tui import Workstation
@@ -47,7 +48,7 @@ def house(folder: Path) -> Iterator[House]:
     os.environ.update(MODELOPS_HOME=str(folder / "state"), MODELOPS_SPACE_FLOOR_MIB="1")
     try:
         with Workstation(folder / "state") as station:
-            common = {"threads": 1, "context": 512, "memory": "300 MiB", "wait": False}
+            common: dict[str, Any] = {"threads": 1, "context": 512, "memory": "300 MiB", "wait": False}
             station.serve(str(model), name="support-bot", **common)
             station.serve(str(model), name="embedder", task="embed", **common)
             list(station.rag.sync(str(documents), "handbook"))

@@ -87,6 +87,7 @@ def test_an_index_answers_with_its_sources(client: Any) -> None:
     assert text
     assert last is not None
     assert last.sources == whole.sources
+    assert usage is not None
     assert usage.completion_tokens > 0
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="rag:nothing", messages=question)
