@@ -48,7 +48,12 @@ def house(folder: Path) -> Iterator[House]:
     os.environ.update(MODELOPS_HOME=str(folder / "state"), MODELOPS_SPACE_FLOOR_MIB="1")
     try:
         with Workstation(folder / "state") as station:
-            common: dict[str, Any] = {"threads": 1, "context": 512, "memory": "300 MiB", "wait": False}
+            common: dict[str, Any] = {
+                "threads": 1,
+                "context": 512,
+                "memory": "300 MiB",
+                "wait": False,
+            }
             station.serve(str(model), name="support-bot", **common)
             station.serve(str(model), name="embedder", task="embed", **common)
             list(station.rag.sync(str(documents), "handbook"))
