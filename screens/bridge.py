@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ModelOpsError, NotFound
 from engine.types.jobs import JobPage, JobState, JobView
@@ -61,6 +61,9 @@ class Bridge:
         self._events_at = 0.0
         self._trouble = ""
         self._page: tuple[tuple[JobView, ...], bool] | None = None
+        self._read: tuple[tuple[JobView, ...], str | None] = ((), None)
+        """What was read last, and where the next page begins."""
+        self._read_for: tuple[Any, ...] = ()
         self._thread: threading.Thread | None = None
 
     # -- asked by the screens (any thread) --------------------------------------------------------
@@ -141,8 +144,12 @@ class Bridge:
 
     def _read_list(self) -> None:
         query = self._query
-        jobs: list[JobView] = []
-        page = JobPage((), None)
+        page, jobs = JobPage((), None), list[JobView]()
+        same = (self._version, query.states, query.text)
+        known, following = self._read
+        if self._read_for == same and following is not None and len(known) <= query.limit:
+            # nothing changed, only more is wanted: what is known is not read again
+            page, jobs = JobPage((), following), list(known)
         while len(jobs) < query.limit:
             want = min(1000, query.limit - len(jobs))
             page = self._workbench.jobs.list(
@@ -151,6 +158,7 @@ class Bridge:
             jobs += page.jobs
             if page.next_key is None:
                 break
+        self._read_for, self._read = same, (tuple(jobs), page.next_key)
         found = (tuple(jobs), page.next_key is not None)
         if found != self._page:
             self._page = found

@@ -217,7 +217,7 @@ def listed(name: str, program: Program, screen: str, ready: str, word: str, hit:
         session.press("\r")
         settled(session)
         parts.append(f"sort {cost('s'):.0f}")
-        session.press(soak.ESC)  # all rows again
+        session.press(soak.ESC + "g")  # all rows again, and off the last one: it asks for more
         settled(session)
         found = key_latencies(session, "jjjjkkkk" * 4)
         memory = memory_mb(pid)

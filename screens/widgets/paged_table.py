@@ -235,7 +235,7 @@ class PagedTable(LineView):
         elif now >= top + height:
             self.scroll_to(y=now - height + 1, animate=False, immediate=True)
         self.post_message(self.Moved(self, self.current))
-        if now >= len(self.rows) - NEAR_END and not self._placing:
+        if now >= max(before, len(self.rows) - NEAR_END) and not self._placing:
             self.post_message(self.NearEnd(self))
 
     def on_click(self, event: Any) -> None:
