@@ -131,5 +131,6 @@ def test_ten_thousand_actions_leave_everything_flat(seed: Seed, tmp_path: Path) 
     assert last.tasks <= first.tasks + 2 * soak.TOLERANCE, held
     assert last.threads <= quarter.threads + 4, held
     assert last.descriptors <= quarter.descriptors + 4, held
+    assert last.memory_mb <= 80, held
     # the caches of Textual are full after 2,500 actions
     assert last.memory_mb <= quarter.memory_mb + 8, held
