@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -10,14 +11,39 @@ from typing import Any, cast
 import pytest
 
 from engine.types.jobs import JobState
+from screens.app import WorkbenchApp
 from screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
 from screens.recipes.form import FormScreen
+from screens.settings import UiSettings
 from screens.widgets.text_pane import TextPane
 from tests.screens.conftest import make_app, ready, until
 from tests.screens.seeded import Seed
 from tests.screens.test_other_screens import BROKEN, text_of
 
 SIZES = {"small": (80, 24), "wide": (120, 36)}
+#: Every journey again, at each size and in 16 colours.
+ELSEWHERE = [
+    pytest.param((size, theme), id=f"{size[0]}x{size[1]}-{theme}", marks=pytest.mark.nightly)
+    for size in ((80, 24), (120, 36), (200, 50))
+    for theme in ("workbench-dark", "ansi-dark")
+]
+
+
+@pytest.fixture(autouse=True, params=[None, *ELSEWHERE])
+def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each journey is written, or at one size and in one theme."""
+    if request.param is None:
+        return
+    size, theme = request.param
+    for name in SIZES:
+        monkeypatch.setitem(SIZES, name, size)
+
+    plain = make_app
+
+    def themed(seed: Seed) -> WorkbenchApp:
+        return plain(seed, settings=UiSettings(theme=theme))
+
+    monkeypatch.setattr(sys.modules[__name__], "make_app", themed)
 
 
 @pytest.fixture
