@@ -101,6 +101,13 @@ def test_through_sshd_and_a_dropped_line(seed: Seed, tmp_path: Path) -> None:
         while _workbenches(seed.paths.root):
             assert time.monotonic() < end, "the dropped line left the program behind"
             time.sleep(0.2)
+        # and back: everything stands there again, also what happened meanwhile
+        seed.job("sent-meanwhile")
+        with Session([*argv, "127.0.0.1", remote]) as session:
+            session.wait_for("house-style")
+            session.wait_for("sent-meanwhile")
+            session.press("\x11")
+            assert session.end() == 0
     finally:
         server.terminate()
         server.wait()
