@@ -25,6 +25,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **keywords)
         self._in_head = True
         self._head = 0
+        self._completed = False
 
     def on_message_begin(self) -> None:
         self._in_head, self._head = True, 0
@@ -35,8 +36,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
+        self._completed = False
         super().data_received(data)
-        if self._in_head:
+        # what ended a message was its body, not the next one's head
+        if self._in_head and not self._completed:
             self._head += len(data)
             if self._head > MAX_HEAD and not self.transport.is_closing():
                 self.transport.write(_TOO_LARGE)
@@ -45,4 +48,4 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         # between two requests of a connection nothing has come yet
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._completed = True, 0, True

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from engine.types.data import ColumnView, DataDiff, DatasetVersion, DatasetView, RowsPage, SqlResult
-from modelops_tui.gateway.place import Given, Limit, Offset, Place, Row, Whole, body, group, plain
+from modelops_tui.gateway.place import WHOLE, Given, Limit, Offset, Place, Row, body, group, plain
 
 Dataset = Annotated[
     str, Path(max_length=100, pattern=r"^[a-z0-9][a-z0-9._-]*$", examples=["tickets"])
@@ -61,7 +61,7 @@ class Sql(Given):
 
     model_config = body({"query": "SELECT count(*) AS jobs FROM jobs", "limit": 10})
     query: Annotated[str, Field(min_length=1, max_length=100_000)]
-    limit: Annotated[Whole, Field(ge=1, le=10_000)] = 1000
+    limit: Annotated[int, Field(ge=1, le=10_000), WHOLE] = 1000
 
 
 def routes(place: Place) -> APIRouter:

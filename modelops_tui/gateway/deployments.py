@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from engine.types.serving import DeploymentView
-from modelops_tui.gateway.place import Given, Offset, Place, Whole, body, group
+from modelops_tui.gateway.place import WHOLE, Given, Offset, Place, body, group
 
 Deployment = Annotated[
     str,
@@ -31,8 +31,8 @@ class NewDeployment(Given):
     backend: Annotated[str, Field(max_length=64)] = "llama.cpp"
     memory: Annotated[str, Field(max_length=32)] = "auto"
     task: Literal["chat", "embed"] = "chat"
-    context: Annotated[Whole, Field(ge=64, le=1 << 20)] = 2048
-    threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    context: Annotated[int, Field(ge=64, le=1 << 20), WHOLE] = 2048
+    threads: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     idle_minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     adapters: Annotated[dict[str, str], Field(max_length=32, default_factory=dict)]
     """Name -> reference of adapters over the model."""

@@ -13,7 +13,7 @@ from engine.errors import ModelOpsError
 from engine.types.rag import Answer, FileView, IndexView, Retrieval
 from modelops_tui.gateway.errors import document_of
 from modelops_tui.gateway.events import SSE, event
-from modelops_tui.gateway.place import Given, Name, Place, Whole, body, group, plain
+from modelops_tui.gateway.place import WHOLE, Given, Name, Place, body, group, plain
 from modelops_tui.sdk.workstation import in_thread
 
 
@@ -22,7 +22,7 @@ class Search(Given):
 
     model_config = body({"query": "How do I resume a job?", "k": 3})
     query: Annotated[str, Field(min_length=1, max_length=10_000)]
-    k: Annotated[Whole, Field(ge=1, le=200)] = 5
+    k: Annotated[int, Field(ge=1, le=200), WHOLE] = 5
 
 
 class Question(Given):
@@ -32,7 +32,7 @@ class Question(Given):
     question: Annotated[str, Field(min_length=1, max_length=10_000)]
     model: Annotated[str, Field(max_length=300)] = ""
     """Which model answers; empty: the default."""
-    k: Annotated[Whole, Field(ge=0, le=50)] = 0
+    k: Annotated[int, Field(ge=0, le=50), WHOLE] = 0
     """At most so many chunks compete for a place in the prompt; 0: the default."""
     stream: bool = False
     """Server-sent events (`sources`, `token`, then `result`) instead of one document."""

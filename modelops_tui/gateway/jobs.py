@@ -12,13 +12,13 @@ from pydantic import Field
 from engine.types.jobs import AttemptView, JobPage, JobState, JobView, StepView
 from modelops_tui.gateway.events import SSE, all_events, job_events
 from modelops_tui.gateway.place import (
+    WHOLE,
     Given,
     JobId,
     Limit,
     Offset,
     Place,
     Text,
-    Whole,
     body,
     group,
     plain,
@@ -40,7 +40,7 @@ class Submission(Given):
     """Its TOML text."""
     sets: Annotated[list[str], Field(max_length=100, default_factory=list)]
     """Overrides such as ``train.lr=1e-4``."""
-    priority: Annotated[Whole, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-1000, le=1000), WHOLE] = 0
     fresh: bool = False
     """Compute every step again, whatever results are remembered."""
 
@@ -49,7 +49,7 @@ class Priority(Given):
     """A place in the queue."""
 
     model_config = body({"priority": 10})
-    priority: Annotated[Whole, Field(ge=-1000, le=1000)]
+    priority: Annotated[int, Field(ge=-1000, le=1000), WHOLE]
 
 
 def routes(place: Place) -> APIRouter:

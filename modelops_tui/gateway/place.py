@@ -28,10 +28,9 @@ Ref = Annotated[str, Path(max_length=300, pattern=REF, examples=["support-bot@pr
 JobId = Annotated[
     str, Path(max_length=32, pattern=r"^([0-9]{6,}-[0-9a-z]{4}|[1-9][0-9]{0,8})$", examples=["1"])
 ]
-#: JSON has one kind of number: 3.0 is as whole as 3.
-Whole = Annotated[
-    int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-]
+#: JSON has one kind of number: 3.0 is as whole as 3. It stands behind the bounds of an ``int``: in
+#: front of them they are checked but missing from the JSON schema.
+WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
 Row = dict[Annotated[str, Field(min_length=1, max_length=500)], Any]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Offset = Annotated[int, Query(ge=0, le=1 << 40)]

@@ -91,6 +91,20 @@ def test_a_head_without_end_is_refused(gateway: Gateway) -> None:
     assert gateway.ask("GET", "/health")[0] == 200
 
 
+def test_bounds_stand_in_the_description(gateway: Gateway) -> None:
+    schemas = gateway.app.openapi()["components"]["schemas"]
+    for model, key, least, most in [
+        ("Search", "k", 1, 200),
+        ("Question", "k", 0, 50),
+        ("Priority", "priority", -1000, 1000),
+        ("Submission", "priority", -1000, 1000),
+        ("NewDeployment", "context", 64, 1 << 20),
+        ("Sql", "limit", 1, 10_000),
+    ]:
+        value = schemas[model]["properties"][key]
+        assert (value["minimum"], value["maximum"]) == (least, most), (model, key)
+
+
 def test_a_token_has_its_share_of_a_minute(gateway: Gateway) -> None:
     token, _ = gateway.tokens.add("busy", ["read"])
     other, _ = gateway.tokens.add("calm", ["read"])
