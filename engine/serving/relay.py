@@ -56,7 +56,7 @@ async def carry(
         Disconnected: the client left.
         UpstreamGone: the server died before a byte was sent: the caller may try again.
     """
-    leaving = asyncio.ensure_future(_left(receive))
+    leaving = asyncio.ensure_future(left(receive))
     # ends the wait for the next piece: cheaper than to wait for both at every piece
     leaving.add_done_callback(lambda task: None if task.cancelled() else answer.abort())
     try:
@@ -111,7 +111,8 @@ async def _carry_whole(
     return answer.status < 500
 
 
-async def _left(receive: Receive) -> None:
+async def left(receive: Receive) -> None:
+    """Return when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         continue
 

@@ -42,7 +42,7 @@ class Health(BaseModel):
 def create_app(bench: Workbench, settings: GatewaySettings | None = None) -> FastAPI:
     """The gateway of one state directory."""
     settings = settings or GatewaySettings()
-    router = Router(bench)
+    router = Router(bench, wait_s=settings.wait_s, start_engine=settings.start_engine)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:

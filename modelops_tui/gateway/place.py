@@ -51,7 +51,9 @@ class GatewaySettings:
     stream_s: float = 3600.0
     """A stream of events ends after so long; clients go on from its last ``id``."""
     start_engine: bool = True
-    """Start the engine where none runs when a job or a deployment is accepted."""
+    """Start the engine where none runs when a job or a deployment is accepted, or asked for."""
+    wait_s: float = 120.0
+    """How long a request waits for a deployment that starts, wakes or restarts."""
 
 
 @dataclass(frozen=True)

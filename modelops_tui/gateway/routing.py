@@ -12,26 +12,36 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from engine.api import Workbench
-from engine.errors import BadInput, Conflict, NotFound
+from engine.errors import BadInput, Conflict, EngineUnavailable, NotFound
 from engine.serving import records
 from engine.serving.figures import Figures
 from engine.serving.messages import Disconnected, HttpError, Receive, Scope, Send, send_error
-from engine.serving.relay import as_http_error, carry
+from engine.serving.relay import carry, left
 from engine.serving.upstream import Upstream, UpstreamGone
 from engine.types.serving import DeploymentState
 
 #: What a model name begins with that means answers over an index.
 RAG = "rag:"
 _GONE = (DeploymentState.STOPPED, DeploymentState.FAILED, DeploymentState.STOPPING)
-#: How long a request waits for a deployment that starts, wakes or restarts.
-WAIT_S = 120.0
+#: How often a request that waits looks whether its deployment is there.
+_LOOK_S = 0.2
 
 
 class Router:
-    """Model name -> deployment, with a kept connection pool for each address."""
+    """Model name -> deployment, with a kept connection pool for each address.
 
-    def __init__(self, bench: Workbench) -> None:
+    Args:
+        bench: where the deployments are.
+        wait_s: how long a request waits for a deployment that starts, wakes or restarts.
+        start_engine: whether a request may start the engine its deployment waits for.
+    """
+
+    def __init__(
+        self, bench: Workbench, *, wait_s: float = 120.0, start_engine: bool = True
+    ) -> None:
         self.bench = bench
+        self.wait_s = wait_s
+        self._start_engine = start_engine
         self._pools: dict[str, Upstream] = {}
         self._known: dict[str, tuple[tuple[int, int], records.Record, str]] = {}
         self.figures = Figures()
@@ -99,19 +109,42 @@ class Router:
         return known[1], known[2]
 
     def revive(self, record: records.Record) -> None:
-        """Resume a paused deployment.
+        """Resume a paused deployment, and see to it that an engine runs what waits for one.
 
         Raises:
-            HttpError: 503 when it is stopped or has failed.
+            HttpError: 503 when it is stopped or has failed, or no engine runs.
         """
         view = self.bench.serving.get(record.name)
         if view.state is DeploymentState.PAUSED:
             with suppress(Conflict):
                 self.bench.serving.resume(record.name)
         elif view.state in _GONE:
-            raise HttpError(
-                503, f"the deployment {record.name} is {view.state}: {view.reason}", "server_error"
-            )
+            raise self.unavailable(record, view.state, view.reason, retry_after=0)
+        elif view.state is not DeploymentState.WAITING:
+            return
+        if self.bench.system.engine_status().running:
+            return
+        if not self._start_engine:
+            raise self.unavailable(record, DeploymentState.WAITING, "no engine runs")
+        try:
+            self.bench.system.ensure_engine()
+        except EngineUnavailable as error:
+            raise self.unavailable(record, DeploymentState.WAITING, str(error)) from error
+
+    def late(self, record: records.Record) -> HttpError:
+        """What a request is told that has waited long enough."""
+        view = self.bench.serving.get(record.name)
+        return self.unavailable(record, view.state, view.reason)
+
+    @staticmethod
+    def unavailable(
+        record: records.Record, state: DeploymentState, reason: str, retry_after: int = 5
+    ) -> HttpError:
+        """503 with the state and its reason; ``retry_after`` (seconds) where it may pass."""
+        why = f": {reason}" if reason else ""
+        return HttpError(
+            503, f"the deployment {record.name} is {state}{why}", "server_error", retry_after
+        )
 
     def close(self) -> None:
         """End the kept connections."""
@@ -146,22 +179,25 @@ class RelayResponse(Response):
 
     async def _try(self, receive: Receive, send: Send, began: float) -> bool:
         record = self._record
-        deadline = time.monotonic() + WAIT_S
+        router, deadline = self._router, time.monotonic() + self._router.wait_s
         while True:
-            key = self._router.key(record)
+            key = router.key(record)
             headers = [(b"content-type", b"application/json")]
             if key:
                 headers.append((b"authorization", b"Bearer " + key.encode()))
-            upstream, answer = self._router.upstream(record.url), None
+            upstream, answer = router.upstream(record.url), None
             try:
                 answer = await upstream.request("POST", self._path, headers, self._body)
-                return await carry(answer, send, receive, self._router.figures, began)
+                return await carry(answer, send, receive, router.figures, began)
             except UpstreamGone as error:
-                await asyncio.to_thread(self._router.revive, record)
+                await asyncio.to_thread(router.revive, record)
                 if time.monotonic() > deadline:
-                    raise as_http_error(error) from error
-                await asyncio.sleep(0.2)
-                record = await asyncio.to_thread(self._router.deployment, record.name)
+                    raise await asyncio.to_thread(router.late, record) from error
             finally:
                 if answer is not None:
                     answer.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await left(receive)
+                    raise Disconnected
+            record = await asyncio.to_thread(router.deployment, record.name)

@@ -21,7 +21,10 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 def filled(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
-    """No limit of requests, streams that end soon, and no engine: accepted jobs stay queued."""
+    """No limit of requests, streams that end soon, and no engine: accepted jobs stay queued.
+
+    A deployment that the requests make stays queued too: whoever asks it hears 503 at once.
+    """
     folder = tmp_path_factory.mktemp("gateway")
     settings = GatewaySettings(requests_per_minute=0, stream_s=0.2, start_engine=False)
     with pytest.MonkeyPatch.context() as patch:
