@@ -185,6 +185,8 @@ class Deployment:
         self.record = records.change(
             self.ctx.paths, self.name, lambda old: replace(old, adapters=adapters)
         )
+        # who asked for it looks now, not when the next picture is due
+        self._shown = None
         self.picture()
 
     def _adapter(self, ref: str) -> ModelLocation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from engine.types.system import EstimateContext
 from recipes.serve import vllm
 from recipes.serve.estimate import estimate
 from recipes.serve.schema import ServeSpec
+from tests.recipes.serve.asking import post, text_of
+from tests.recipes.serve.test_deployments import adapter as tuned
 
+GREEDY: dict[str, Any] = {"prompt": "the license", "max_tokens": 8, "temperature": 0.0}
 CONFIG = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -228,10 +233,39 @@ def test_it_starts_answers_and_leaves_nothing(
             assert view.pid is not None
             group = view.pid
             assert len(members(group)) > 1
+            adapters_come_and_go(station, folder, tmp_path)
         finally:
             station.serving.stop("tiny", wait_s=60)
             station.system.stop_engine()
         assert members(group) == []
+
+
+def adapters_come_and_go(station: Any, base: Path, folder: Path) -> None:
+    """`serve load` and `serve unload`, as a user types them, while the server runs."""
+    made = tuned(folder / "style", base)
+    (folder / "plain").mkdir()
+    plain = text_of(post(station, "tiny", GREEDY))
+    # a file that is no adapter is refused and changes nothing
+    refused = run_cli("serve", "load", "tiny", f"style={folder / 'plain'}")
+    assert refused.returncode != 0
+    loaded = run_cli("serve", "load", "tiny", f"style={made}")
+    assert loaded.returncode == 0, loaded.stderr
+    assert station.serving.get("tiny").adapters == ("style",)
+    assert text_of(post(station, "tiny", {**GREEDY, "model": "style"})) != plain
+    # beside the base, not in its place
+    assert text_of(post(station, "tiny", GREEDY)) == plain
+    taken = run_cli("serve", "load", "tiny", f"style={made}")
+    assert taken.returncode != 0
+    assert "taken" in taken.stderr
+    unloaded = run_cli("serve", "unload", "tiny", "style")
+    assert unloaded.returncode == 0, unloaded.stderr
+    assert post(station, "tiny", {**GREEDY, "model": "style"})[0] == 404
+
+
+def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelops_tui", *words], capture_output=True, text=True, check=False
+    )
 
 
 def members(group: int) -> list[int]:
