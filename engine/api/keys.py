@@ -31,6 +31,18 @@ class Keys:
 
         return keys(self.registry)
 
+    def release_keys(self) -> tuple[str, ...]:
+        """Names of the release keys on this machine that the trust root believes."""
+        from engine.registry.keys import release_keys
+
+        registry = self.registry
+        return tuple(
+            key.name
+            for key in release_keys(registry.layout.keys)
+            if registry.trust.has_role(key.id, "release")
+            and key.id not in registry.trust.current.revoked
+        )
+
     def device(self) -> dict[str, str]:
         """The device key of this machine, the registry, and the root to pin."""
         from engine.registry.authority import public_text

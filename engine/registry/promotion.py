@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import BadInput, Conflict, NotFound, Refused
 from engine.registry import licenses
 from engine.registry.documents import Approve, Demote, Promote, TagChange, Tombstone, Yank
-from engine.registry.keys import SigningPair
+from engine.registry.keys import SigningPair, release_keys
 from engine.registry.names import check_tag
 from engine.types.artifacts import GateResult, StageView
 
@@ -218,12 +218,13 @@ def _signatures(
     }
     revoked = store.trust.current.revoked
     agreed = {k for k in keys if store.trust.has_role(k, rule.role) and k not in revoked}
-    missing = rule.threshold - len(agreed)
+    missing = max(0, rule.threshold - len(agreed))
     return GateResult(
         "signatures",
-        missing <= 0,
+        not missing,
         f"{len(agreed)} of {rule.threshold} {rule.role} key(s) agree",
         needs_passphrase=missing > 0 and rule.role == "release",
+        missing=missing if rule.role == "release" else 0,
     )
 
 
@@ -252,7 +253,7 @@ def promote(
             return
         failed = [g for g in gates(store, row, stage, cosigners) if not g.ok]
         if failed:
-            raise _refused(row, stage, failed)
+            raise _refused(store, row, stage, failed)
         signed = store.commit(
             Promote(
                 name=row["name"], stage=stage, manifest=row["manifest"], before=before, note=note
@@ -264,8 +265,13 @@ def promote(
             raise Conflict(f"{row['name']} could not be promoted to {stage}", why=verdict)
 
 
-def _refused(row: sqlite3.Row, stage: str, failed: list[GateResult]) -> Refused:
-    if any(gate.needs_passphrase for gate in failed):
+def _refused(store: Store, row: sqlite3.Row, stage: str, failed: list[GateResult]) -> Refused:
+    if any(gate.needs_passphrase for gate in failed) and release_keys(store.layout.keys):
+        hint = (
+            "promote asks for the passphrase (or --passphrase-fd); where several keys must agree, "
+            "each but the last with `modelops-tui models approve`"
+        )
+    elif any(gate.needs_passphrase for gate in failed):
         hint = (
             "make a release key once (modelops-tui keys create-release), then promote again: "
             "it asks for the passphrase"

@@ -161,7 +161,9 @@ class GateResult:
     text: str
     """What was asked and what was found."""
     needs_passphrase: bool = False
-    """True when a release key's signature would meet it."""
+    """True when signatures of release keys would meet it."""
+    missing: int = 0
+    """How many release keys must still agree."""
 
 
 @dataclass(frozen=True)

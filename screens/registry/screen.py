@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from textual.timer import Timer
 
-from engine.types.artifacts import ArtifactDetail, ArtifactView, GateResult, LineageNode
+from engine.types.artifacts import ArtifactDetail, ArtifactView, LineageNode
 from screens.actions import bindings
-from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from screens.dialogs import ConfirmDialog, TextDialog
 from screens.prose import fact_columns, heading, paragraph, table
+from screens.registry.promotion import PromotionActions, named, ref
 from screens.registry.sync import SyncActions
 from screens.text import Line, ago, size, wall_time
 from screens.widgets.paged_table import Column, Row
@@ -24,7 +25,7 @@ FILTER_AFTER_S = 0.2
 TYPES = (None, "model", "adapter", "quantized", "dataset", "index", "report", "base", "recipe")
 
 
-class RegistryScreen(SyncActions):
+class RegistryScreen(PromotionActions, SyncActions):
     """Looking never makes a registry; what changes it asks first and names the thing."""
 
     NAME = "registry"
@@ -190,7 +191,7 @@ class RegistryScreen(SyncActions):
 
         def done(report: Any) -> None:
             told = "verified, every byte" if report.ok else "; ".join(report.problems)
-            self.say(f"{_named(view)}: {told}")
+            self.say(f"{named(view)}: {told}")
 
         self.in_thread(
             "verify", partial(self.workbench.artifacts.verify, view.manifest, True), done
@@ -206,84 +207,10 @@ class RegistryScreen(SyncActions):
 
         def done(view: Any) -> None:
             self.app.push_screen(
-                TextDialog(f"{_named(view.left)} and {_named(view.right)}", compare_lines(view))
+                TextDialog(f"{named(view.left)} and {named(view.right)}", compare_lines(view))
             )
 
         self.in_thread("compare", partial(self.workbench.artifacts.compare, left, right), done)
-
-    def action_promote(self) -> None:
-        """Choose a stage, see its gates, confirm."""
-        view: ArtifactView | None = self.item
-        if view is None:
-            return
-
-        def show(stages: Any) -> None:
-            rows = [
-                Row(
-                    s.name,
-                    (
-                        (s.name, "bold"),
-                        (f"{s.threshold} x {s.role}", "dim"),
-                        ("; ".join(s.gates) or "no gate", ""),
-                    ),
-                )
-                for s in stages
-            ]
-            columns = (Column("stage", 12), Column("who", 14, drop=1), Column("gates", 0))
-            title = f"Promote {_named(view)} to"
-            self.app.push_screen(ChoiceDialog(title, columns, rows), partial(self._see_gates, view))
-
-        self.in_thread("stages", self.workbench.artifacts.stages, show)
-
-    def _see_gates(self, view: ArtifactView, stage: str | None) -> None:
-        if stage is None:
-            return
-        work = partial(self.workbench.artifacts.gates, view.manifest, stage)
-        self.in_thread("gates", work, partial(self._confirm_promotion, view, stage))
-
-    def _confirm_promotion(
-        self, view: ArtifactView, stage: str, gates: tuple[GateResult, ...]
-    ) -> None:
-        unmet = [g for g in gates if not g.ok and not g.needs_passphrase]
-        if unmet:
-            lines: list[Line] = [
-                [(("✓ " if g.ok else "✗ ") + g.text, "good" if g.ok else "bad")] for g in gates
-            ]
-            self.app.push_screen(TextDialog(f"{_named(view)} can't go to {stage}", lines))
-            return
-        needs_key = any(g.needs_passphrase and not g.ok for g in gates)
-
-        def unlocked(passphrase: str | None) -> None:
-            if passphrase:
-                self._promote(view, stage, passphrase)
-            else:
-                self.say(f"{_named(view)} stays where it is")
-
-        def answered(yes: bool | None) -> None:
-            if yes and needs_key:
-                dialog = LineDialog("Passphrase of the release key", "", secret=True)
-                self.app.push_screen(dialog, unlocked)
-            elif yes:
-                self._promote(view, stage, None)
-
-        told = [
-            f"✓ {g.text}" if g.ok else f"○ {g.text}: your release key's passphrase signs"
-            for g in gates
-        ]
-        question = f"Promote {_named(view)} to {stage}?"
-        self.app.push_screen(
-            ConfirmDialog(question, "\n".join(told) or "This stage has no gate."), answered
-        )
-
-    def _promote(self, view: ArtifactView, stage: str, passphrase: str | None) -> None:
-        def done(_: Any) -> None:
-            self.say(f"{_named(view)} is {stage} now")
-            self.action_reload()
-
-        work = partial(
-            self.workbench.artifacts.promote, view.manifest, stage, passphrase=passphrase
-        )
-        self.in_thread("promote", work, done)
 
     def action_yank(self) -> None:
         view: ArtifactView | None = self.item
@@ -296,7 +223,7 @@ class RegistryScreen(SyncActions):
                 work = partial(self.workbench.artifacts.yank, view.manifest, undo=undo)
                 self.in_thread("yank", work, lambda _: self.action_reload())
 
-        question = f"{'Take back the yank of' if undo else 'Yank'} {_named(view)}?"
+        question = f"{'Take back the yank of' if undo else 'Yank'} {named(view)}?"
         told = "It stays where it is; names pass over a yanked version and everyone is warned."
         self.app.push_screen(ConfirmDialog(question, told), answered)
 
@@ -305,7 +232,7 @@ class RegistryScreen(SyncActions):
         if view is None:
             return "modelops-tui models list"
         word = {"lineage": "lineage", "verify": "verify"}.get(self.deck.current, "show")
-        return f"modelops-tui models {word} {_ref(view)}"
+        return f"modelops-tui models {word} {ref(view)}"
 
 
 def artifact_row(view: ArtifactView, now: float) -> Row:
@@ -361,7 +288,7 @@ def overview_lines(detail: ArtifactDetail, width: int) -> list[Line]:
     if detail.parents:
         lines += heading("Made from")
         for relation, parent in detail.parents:
-            name = parent if isinstance(parent, str) else _ref(parent)
+            name = parent if isinstance(parent, str) else ref(parent)
             lines.append([(f"{relation:<14} ", "dim"), (name, "")])
     return lines
 
@@ -373,7 +300,7 @@ def lineage_lines(
     lines: list[Line] = []
     for node in reversed(up):
         lines.append(_node(node, "▲"))
-    lines.append([("● ", "accent"), (_ref(view), "bold"), (f"  {view.artifact_type}", "dim")])
+    lines.append([("● ", "accent"), (ref(view), "bold"), (f"  {view.artifact_type}", "dim")])
     for node in down:
         lines.append(_node(node, "▼"))
     if not up and not down:
@@ -383,7 +310,7 @@ def lineage_lines(
 
 def _node(node: LineageNode, glyph: str) -> Line:
     indent = "  " * node.depth
-    name = _ref(node.view) if node.view else f"{node.manifest[:19]} (not in this registry)"
+    name = ref(node.view) if node.view else f"{node.manifest[:19]} (not in this registry)"
     kind = f"  {node.view.artifact_type}" if node.view else ""
     return [(f"{indent}{glyph} ", "dim"), (f"{node.relation} ", "dim"), (name, ""), (kind, "dim")]
 
@@ -405,14 +332,6 @@ def compare_lines(view: Any) -> list[Line]:
         "key",
     )
     return lines
-
-
-def _ref(view: ArtifactView) -> str:
-    return f"{view.name}@{view.version}"
-
-
-def _named(view: ArtifactView) -> str:
-    return f"{_ref(view)} ({view.artifact_type})"
 
 
 SCREEN = RegistryScreen

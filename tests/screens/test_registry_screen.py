@@ -73,6 +73,35 @@ async def test_a_release_key_signs_with_its_passphrase_only(tmp_path: Path) -> N
     seed.close()
 
 
+async def test_of_several_release_keys_one_is_chosen_and_each_counts(tmp_path: Path) -> None:
+    seed = published(tmp_path, "bot")
+    artifacts = seed.workbench.artifacts
+    artifacts.create_release_key("anna", WORDS)
+    artifacts.create_release_key("ben", WORDS + "s", passphrase=WORDS)
+    artifacts.set_stage("prod", "release", 2, passphrase=WORDS, key="anna")
+    app = make_app(seed)
+    heard = listen(app)
+    async with app.run_test(size=(80, 24)) as pilot:
+
+        async def signed(verb: str, name: str, words: str) -> None:
+            await to_stage(pilot, "prod")
+            await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "it asks")
+            assert cast(ConfirmDialog, app.screen).question.startswith(verb)
+            await pilot.press("y")
+            await until(pilot, lambda: isinstance(app.screen, ChoiceDialog), "the keys")
+            await pilot.press(*name, "enter")
+            await until(pilot, lambda: isinstance(app.screen, LineDialog), "the passphrase")
+            await ask(pilot, words)
+
+        await on_registry(pilot, 1)
+        await signed("Approve", "anna", WORDS)
+        await until(pilot, lambda: any("1 key(s) agree on prod" in t for t in heard), "one agrees")
+        assert not artifacts.list(stage="prod")
+        await signed("Promote", "ben", WORDS + "s")
+        await until(pilot, lambda: bool(artifacts.list(stage="prod")), "the second one promotes")
+    seed.close()
+
+
 async def test_the_filter_asks_the_index_beyond_the_first_page(tmp_path: Path) -> None:
     seed = Seed(tmp_path / "state")
     registry = Registry.open(seed.paths)
