@@ -8,9 +8,11 @@ handed in.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from engine.data.formats import Example, Message
@@ -22,6 +24,7 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _SENTINEL = "\u2e28\u2e29\u2056\u2e29\u2e28"
 
 Span = tuple[int, int]
+_begin, _stop = itemgetter(0), itemgetter(1)
 #: Generators that yield ``(text, with special tokens)`` and are sent ``(ids, offsets)``.
 _Asked = Generator[tuple[str, bool], tuple[list[int], list[Span]], _T]
 
@@ -265,20 +268,23 @@ class Encoder:
             # the tokenizer puts an end token of its own behind ours
             ids, offsets = ids[:-1], offsets[:-1]
         trained = [False] * len(ids)
+        last = len(ids)
+        while special and last > 1 and offsets[last - 1] == (0, 0):
+            # tokens put behind the text stand nowhere in it; all others are in its order
+            last -= 1
         token = 0
         for start, end in spans:
-            last_end = None
-            while token < len(ids) and offsets[token][0] < end:
-                begins, stops = offsets[token]
-                # a token that straddles the beginning holds learned characters, too
-                if stops > start and stops > begins:
-                    trained[token] = True
-                    if ids[token] in self.end_ids:
-                        last_end = token
-                token += 1
-            if last_end is not None and not text[offsets[last_end][1] : end].strip():
+            # a token that straddles the beginning holds learned characters, too
+            first = bisect_right(offsets, start, lo=token, hi=last, key=_stop)
+            token = bisect_left(offsets, end, lo=first, hi=last, key=_begin)
+            learned = range(first, token)
+            trained[first:token] = [stops > begins for begins, stops in offsets[first:token]]
+            ending = next(
+                (i for i in reversed(learned) if trained[i] and ids[i] in self.end_ids), None
+            )
+            if ending is not None and not text[offsets[ending][1] : end].strip():
                 # white space behind the end token is the template's, not the model's
-                trained[last_end + 1 : token] = [False] * (token - last_end - 1)
+                trained[ending + 1 : token] = [False] * (token - ending - 1)
         return ids, trained
 
 

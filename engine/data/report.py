@@ -6,9 +6,11 @@ and the first of them are named.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,6 +23,8 @@ from engine.errors import BadInput
 _NAMED = 10
 #: Rows whose texts go to the tokenizer together.
 _WINDOW = 256
+#: The tokenizers library asks for it whenever it gets a batch.
+_PARALLEL = "TOKENIZERS_PARALLELISM"
 _BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 #: ``{{name}}``, ``<your name>``, ``[INSERT ...]``, ``${name}``, ``TODO``: text nobody filled in.
 PLACEHOLDER = re.compile(
@@ -31,6 +35,7 @@ PLACEHOLDER = re.compile(
 #: What every placeholder has; a quick look before the slow one.
 _MARKS = re.compile(r"\{\{|\$\{|<[yieYIE]|\[[iytpIYTP]|[tT][oO][dD][oO]:|[lL][oO][rR][eE][mM] ")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
+_CONTROL_BYTES = bytes([*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 _RUN = re.compile(r"(\S)\1{49,}|(\S{1,20}\s)\2{19,}")
 #: Without so many equal words, and without so long a word, ``_RUN`` matches nothing.
 _EQUAL_WORDS, _LONG_WORD = 18, 50
@@ -163,20 +168,41 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else ""
 
 
-def look(report: DataReport, example: Example, index: DuplicateIndex | None) -> bool:
+def look(report: DataReport, window: Sequence[Example], index: DuplicateIndex | None) -> list[bool]:
     """Count what needs no tokens: duplicates, placeholders, emptiness. True for exact repeats."""
-    number, plain = example.number, example.plain()
-    report.rows += 1
-    if _MARKS.search(plain) and PLACEHOLDER.search(plain):
-        report.placeholders.add(number)
-    if _is_empty(example, plain):
-        report.empty.add(number)
-    elif _CONTROL.search(plain) or _is_a_run(plain):
-        report.absurd.add(number)
-    found = index.add(number, plain) if index is not None else None
-    if found is not None:
-        (report.exact_duplicates if found[0] == "exact" else report.near_duplicates).add(number)
-    return found is not None and found[0] == "exact"
+    texts = [example.plain() for example in window]
+    for example, plain in zip(window, texts, strict=True):
+        number = example.number
+        report.rows += 1
+        if _may_be_unfilled(plain) and PLACEHOLDER.search(plain):
+            report.placeholders.add(number)
+        if _is_empty(example, plain):
+            report.empty.add(number)
+        elif _has_control(plain) or _is_a_run(plain):
+            report.absurd.add(number)
+    if index is None:
+        return [False] * len(window)
+    repeats = index.add_many([example.number for example in window], texts)
+    for example, found in zip(window, repeats, strict=True):
+        if found is not None:
+            tally = report.exact_duplicates if found[0] == "exact" else report.near_duplicates
+            tally.add(example.number)
+    return [found is not None and found[0] == "exact" for found in repeats]
+
+
+def _may_be_unfilled(plain: str) -> bool:
+    """A quick look before the slow pattern: what every placeholder has."""
+    if "{{" in plain or "${" in plain or "<" in plain or "[" in plain:
+        return _MARKS.search(plain) is not None
+    lowered = plain.lower()
+    return "todo:" in lowered or "lorem " in lowered
+
+
+def _has_control(plain: str) -> bool:
+    if plain.isascii():
+        raw = plain.encode("ascii")
+        return len(raw.translate(None, _CONTROL_BYTES)) != len(raw)
+    return _CONTROL.search(plain) is not None
 
 
 def _is_a_run(plain: str) -> bool:
@@ -261,9 +287,12 @@ def encode_all(
             hint="look at one row with: modelops-tui data mask",
         )
     if index is not None:
-        for example in held_out:
-            if index.find(example.plain()) is not None:
-                report.overlap.add(example.number)
+        rows = iter(held_out)
+        while window := list(islice(rows, _WINDOW)):
+            repeats = index.find_many([example.plain() for example in window])
+            for example, found in zip(window, repeats, strict=True):
+                if found is not None:
+                    report.overlap.add(example.number)
 
 
 def _in_windows(
@@ -275,11 +304,32 @@ def _in_windows(
     looked at here.
     """
     rows = iter(examples)
-    with ThreadPoolExecutor(1, thread_name_prefix="tokens") as pool:
+    with several_threads(), ThreadPoolExecutor(1, thread_name_prefix="tokens") as pool:
         while window := list(islice(rows, _WINDOW)):
             tokens = pool.submit(encoder.start(window))
-            repeated = [look(report, example, index) for example in window]
+            repeated = look(report, window, index)
             yield from zip(window, tokens.result(), repeated, strict=True)
+
+
+@contextmanager
+def several_threads() -> Iterator[None]:
+    """Inside, the tokenizer uses the threads this process was given (all where it was not told).
+
+    Elsewhere it is held to one: a process that forks after its threads have run may stand still.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit():
+        # read once, when the first batch is cut
+        os.environ.setdefault("RAYON_NUM_THREADS", told)
+    before = os.environ.get(_PARALLEL)
+    os.environ[_PARALLEL] = "false" if told == "1" else "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLEL]
+        else:
+            os.environ[_PARALLEL] = before
 
 
 def _fit(encoded: Encoded, encoder: Encoder, report: DataReport) -> Encoded | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.data.duplicates import DuplicateIndex
+from engine.data.duplicates import DuplicateIndex, shingle_sets
 from engine.data.formats import Example
 from engine.data.masks import Encoder
 from engine.data.report import DataReport, encode_all
@@ -139,6 +139,33 @@ def test_near_duplicates_follow_jaccard() -> None:
     assert index.find(" ".join(far)) is None
     near = [w if i not in (10, 50) else "other" + w for i, w in enumerate(words)]
     assert index.find(" ".join(near)) == ("near", 1)
+
+
+def test_shingles_are_the_triples_of_words() -> None:
+    import random
+    import re
+
+    rng = random.Random(5)
+    alphabet = "ab c\u00e9\u4e2d \U0001f600\n_9\u0301 Z\u212a\u0130-"
+    texts = ["".join(rng.choices(alphabet, k=rng.randint(0, 160))) for _ in range(300)]
+    texts.append("w " * 5000)
+    for text, found in zip(texts, shingle_sets(texts), strict=True):
+        words = re.findall(r"\w+", text.lower())
+        triples = {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+        assert (found is None) == (len(words) < 5), text
+        assert found is None or len(found) == len(triples), text
+    one, same, other = shingle_sets(["a b c d e", "A  b, C d\ne", "a b c d f"])
+    assert (one == same).all()
+    assert len(set(one) & set(other)) == 2
+
+
+def test_texts_added_together_are_texts_added_one_by_one() -> None:
+    texts = [sentence(i % 90, 20 + i % 3) + (" more" if i % 7 else "") for i in range(300)]
+    alone, together = DuplicateIndex(), DuplicateIndex()
+    expected = [alone.add(i, text) for i, text in enumerate(texts)]
+    assert {found and found[0] for found in expected} == {None, "exact", "near"}
+    assert together.add_many(range(300), texts) == expected
+    assert together.find_many(texts) == [alone.find(text) for text in texts]
 
 
 @pytest.mark.bench
