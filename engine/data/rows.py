@@ -10,9 +10,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 _CONTAINERS = ("data", "rows", "train", "examples", "items")
@@ -157,6 +160,18 @@ def _batches(batches: Any) -> Iterator[Row]:
             yield Row(number, {key: v for key, v in values.items() if v is not None})
 
 
+def local_files(folder: Path) -> FileSystem:
+    """The files of a table, read by Arrow itself.
+
+    Without it Arrow's threads read through Python objects of ``deltalake``, and
+    ``Scanner.to_reader`` (pyarrow 26), which keeps the GIL while it takes the scanner's lock, can
+    meet a reading thread that holds that lock and waits for the GIL: the process stands still.
+    """
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    return SubTreeFileSystem(str(folder), LocalFileSystem())
+
+
 def _delta(folder: Path, version: str | None) -> Iterator[Row]:
     if not (folder / "_delta_log").is_dir():
         raise BadInput(
@@ -167,7 +182,8 @@ def _delta(folder: Path, version: str | None) -> Iterator[Row]:
 
     number = version.lstrip("v") if version else ""
     table = DeltaTable(str(folder), version=int(number) if number.isdigit() else None)
-    yield from _batches(table.to_pyarrow_dataset().to_batches(batch_size=_BATCH))
+    data = table.to_pyarrow_dataset(filesystem=local_files(folder))
+    yield from _batches(data.to_batches(batch_size=_BATCH))
 
 
 def _text(path: Path) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.data.reading import data_files, open_rows
+from engine.data.rows import local_files
 from engine.errors import BadInput, Conflict, NotFound, OutOfSpace, Refused
 from engine.paths import StatePaths
 from engine.types.data import DatasetVersion, DatasetView
@@ -71,7 +72,7 @@ class Dataset:
         table = self.table(version)
         actions = table.get_add_actions().to_struct_array().to_pylist() if table else []
         written = {a["path"]: (a["modification_time"], a["path"]) for a in actions}
-        data = table.to_pyarrow_dataset()
+        data = table.to_pyarrow_dataset(filesystem=local_files(self.table_path))
         fragments = sorted(
             data.get_fragments(), key=lambda f: written.get(os.path.basename(f.path), (0, f.path))
         )

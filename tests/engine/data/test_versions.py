@@ -11,6 +11,7 @@ import pytest
 from engine.data.history import diff, export, iterate, restore, rows_page, statistics, vacuum
 from engine.data.publish import publish_version
 from engine.data.reading import iterate_rows
+from engine.data.rows import read_rows
 from engine.data.versions import Dataset, import_rows, open_dataset, remove
 from engine.errors import BadInput, Conflict, NotFound, Refused
 from engine.paths import StatePaths
@@ -60,6 +61,27 @@ def test_order_is_kept_over_appends(tmp_path: Path, paths: StatePaths) -> None:
         put(tmp_path, paths, [{"id": number}], mode="append")
     assert [r["id"] for r in rows_of(dataset, dataset.latest())] == list(range(6))
     assert [r["id"] for r in rows_page(dataset, 6, offset=2, limit=2).rows] == [2, 3]
+
+
+def test_arrow_reads_the_files_without_python(tmp_path: Path, paths: StatePaths) -> None:
+    """A thread of Arrow that asks for the GIL can stop the process for ever; see `local_files`."""
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    files = put(tmp_path, paths, ONE).dataset(1).filesystem
+    assert isinstance(files, SubTreeFileSystem)
+    assert isinstance(files.base_fs, LocalFileSystem)
+
+
+def test_rows_of_a_foreign_table_with_odd_partitions(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    where = tmp_path / "ä table"
+    odd = ["a b/c", "ü=%20", "plain"]
+    rows = pa.table({"text": ["x", "y", "z"], "part": odd})
+    write_deltalake(str(where), rows, partition_by=["part"])
+    found = [row.values for row in read_rows(where)]
+    assert sorted((r["text"], r["part"]) for r in found) == list(zip("xyz", odd, strict=True))
 
 
 def test_append_merge_overwrite_and_time_travel(tmp_path: Path, paths: StatePaths) -> None:
