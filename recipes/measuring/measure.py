@@ -56,6 +56,8 @@ class Measured:
     """99.9th percentile of the change of the true token's log-probability, in nats."""
     tokens_per_s: float
     """Prompt evaluation alone."""
+    kl_error: float = 0.0
+    """Standard error of the mean KL over the tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """For ``report.json``."""
@@ -239,6 +241,7 @@ class _Sums:
             top1=float(self.same.mean()),
             noise=float(np.percentile(np.abs(self.loss - self.source_loss), 99.9)),
             tokens_per_s=tokens_per_s,
+            kl_error=float(self.kl.std() / math.sqrt(max(self.done, 1))),
         )
 
 

@@ -67,6 +67,8 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         "group_size": request["group_size"],
         "quant_method": request["format"],
         "format": "gemm" if request["format"] == "awq" else "gptq",
+        # its own default is symmetric; AWQ's method (and every other maker of it) has zero points
+        "sym": request["format"] != "awq",
         "device": request["device"],
         **request["options"],
     }
