@@ -3,6 +3,10 @@
 Every contestant trains the packaged 135M model, LoRA rank 8 on all linear layers, 4 x 256 tokens,
 AdamW, in a process of its own; rounds are interleaved, the first step of each is not timed.
 Seconds are CPU seconds of the process, so that a busy machine does not decide.
+
+``LLAMAFACTORY_PYTHON`` names a Python that has LLaMA-Factory (it pins older libraries, so that it
+needs an environment of its own: ``pip install torch==2.13.0 llamafactory==0.9.5``); without it that
+contestant is left out.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ LENGTH, BATCH, RANK = 256, 4, 8
 STEPS = int(os.environ.get("BENCH_STEPS", "5"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 THREADS = int(os.environ.get("BENCH_THREADS", "1"))
+PEER_PYTHON = "LLAMAFACTORY_PYTHON"
 CONTESTANTS = (
-    *("hand", "ours", "trl", "ours-bf16", "hand-bf16"),
+    *("hand", "ours", "trl", "llamafactory", "ours-bf16", "hand-bf16"),
     *("house-full", "house-padded", "house-packed"),
     *("docs-full", "docs-padded", "docs-free", "docs-packed"),
 )
@@ -241,6 +246,28 @@ def trl() -> dict[str, float]:
     return result(clock, STEPS * BATCH * LENGTH, losses[-1])
 
 
+def llamafactory(bf16: bool) -> dict[str, float]:
+    """LLaMA-Factory in its own environment, on the same rows."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        task = {
+            "model": str(base_folder()), "rank": RANK, "length": LENGTH, "batch": BATCH,
+            "steps": STEPS + 1, "threads": THREADS, "bf16": bf16,
+        }  # fmt: skip
+        (folder / "task.json").write_text(json.dumps(task))
+        (folder / "rows.json").write_text(json.dumps(full_rows(BATCH * (STEPS + 1))))
+        peer = str(Path(__file__).with_name("llamafactory_peer.py"))
+        command = [os.environ[PEER_PYTHON], "-W", "ignore", peer, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"LLaMA-Factory failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(found.pop("versions"), file=sys.stderr)
+    return found
+
+
 def result(clock: Clock, tokens: int, loss: float) -> dict[str, float]:
     import resource
 
@@ -262,6 +289,8 @@ def contestant(name: str) -> dict[str, float]:
         "ours": lambda: ours(False),
         "ours-bf16": lambda: ours(True),
         "trl": trl,
+        "llamafactory": lambda: llamafactory(False),
+        "llamafactory-bf16": lambda: llamafactory(True),
     }
     return ways[name]()
 
@@ -292,6 +321,9 @@ def main() -> int:
         return 0
     base_folder()
     names = os.environ.get("BENCH_ONLY", ",".join(CONTESTANTS)).split(",")
+    if PEER_PYTHON not in os.environ:
+        names = [name for name in names if not name.startswith("llamafactory")]
+        print(f"LLaMA-Factory is left out: {PEER_PYTHON} is not set\n")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name in names:
@@ -314,6 +346,8 @@ def main() -> int:
     for first, second, bar in (
         ("ours", "hand", 0.98),
         ("ours", "trl", 1.2),
+        ("ours", "llamafactory", 1.0),
+        ("ours-bf16", "llamafactory-bf16", 1.0),
         ("ours-bf16", "ours", 1.4),
         ("ours-bf16", "hand-bf16", 0.98),
         ("house-packed", "house-padded", 1.8),
@@ -324,7 +358,14 @@ def main() -> int:
     ):
         if first in rate and second in rate:
             ratio = rate[first] / rate[second]
-            print(f"- {first} / {second}: {ratio:.2f} (bar {bar})")
+            each = [
+                one["rate"] / other["rate"]
+                for one, other in zip(runs[first], runs[second], strict=True)
+            ]
+            print(
+                f"- {first} / {second}: {ratio:.2f} ({min(each):.2f} to {max(each):.2f} a round; "
+                f"bar {bar})"
+            )
     return 0
 
 
