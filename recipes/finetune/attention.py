@@ -45,30 +45,38 @@ def row_attention(
 
     Shapes are (1, heads, tokens, width) for ``query``, the same with fewer heads for ``key`` and
     ``value``; the result is (1, tokens, heads, width). Without borders it is transformers' sdpa.
+    A piece with an origin in ``shared_by`` attends to that piece, too: to all of it.
     """
     import torch
 
-    borders = kwargs.pop("cu_seq_lens_q", None)
+    borders, origins = kwargs.pop("cu_seq_lens_q", None), kwargs.pop("shared_by", None)
     if borders is None:
         return _padded(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     ends = borders.tolist() if hasattr(borders, "tolist") else list(borders)
     lengths = [end - start for start, end in pairwise(ends)]
+    before = [-1] * len(lengths) if origins is None else origins.tolist()
     options = {
         "dropout_p": dropout,
         "scale": scaling,
-        "is_causal": True,
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     attend = torch.nn.functional.scaled_dot_product_attention
     with _products(query, max(lengths)) as wanted:
         # split, not slices: its backward pass is one concatenation, that of a slice fills and adds
         # a tensor of the whole sequence for every row
-        pieces = [
-            attend(q, k, v, **options).transpose(1, 2)
-            for q, k, v in zip(
-                *(x.to(wanted).split(lengths, dim=2) for x in (query, key, value)), strict=True
-            )
-        ]
+        queries, keys, values = (x.to(wanted).split(lengths, dim=2) for x in (query, key, value))
+        pieces = []
+        for i, origin in enumerate(before):
+            if origin < 0:
+                piece = attend(queries[i], keys[i], values[i], is_causal=True, **options)
+            else:
+                k = torch.cat((keys[origin], keys[i]), dim=2)
+                v = torch.cat((values[origin], values[i]), dim=2)
+                shape = (lengths[i], lengths[origin] + lengths[i])
+                # all of the beginning, and of its own tokens those up to itself
+                mask = torch.ones(shape, dtype=torch.bool, device=k.device).tril(lengths[origin])
+                piece = attend(queries[i], k, v, attn_mask=mask, **options)
+            pieces.append(piece.transpose(1, 2))
         return torch.cat(pieces, dim=1).to(query.dtype), None
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of tokens whose loss is not taken (torch's ``ignore_index``)."""
+#: A common beginning of fewer tokens costs more in attention than it saves in products.
+_WORTH = 8
 
 
 class RowDataset:
@@ -71,8 +73,14 @@ class FlatBatch:
     ``cu_seq_lens_q`` holds the borders for ``recipes.finetune.attention``. The first token of a row
     is never a label: it would be predicted from the row before it. Shapes are (1, tokens).
 
+    Rows that begin alike (the same system prompt) have their common beginning once: it stands
+    before them as a piece of its own, ``shared_by`` tells for every piece which one it goes on from
+    (-1: none), and positions count on. Causal attention gives the beginning the same hidden states
+    in every row, so that loss and gradients stay what they are. ``row_tokens`` counts it for each.
+
     Args:
-        flash: borders as flash attention takes them (int32 tensors, for queries and keys).
+        flash: borders as flash attention takes them (int32 tensors, for queries and keys); nothing
+            is shared there.
     """
 
     flash: bool = False
@@ -82,21 +90,78 @@ class FlatBatch:
         import torch
 
         rows = [row for item in items for row in item["rows"]]
-        ids = np.concatenate([row.ids for row in rows]).astype(np.int64)
-        trained = np.concatenate([row.trained for row in rows])
-        lengths = np.array([len(row) for row in rows])
+        pieces, origins = lay_out(rows, share=not self.flash)
+        ids = np.concatenate([rows[i].ids[a:b] for i, a, b in pieces]).astype(np.int64)
+        trained = np.concatenate([rows[i].trained[a:b] for i, a, b in pieces])
+        lengths = np.array([b - a for _, a, b in pieces])
         borders = np.concatenate([[0], np.cumsum(lengths)])
         trained[borders[:-1]] = False
+        positions = np.concatenate([np.arange(a, b) for _, a, b in pieces])
         batch: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids)[None],
             "labels": torch.from_numpy(np.where(trained, ids, IGNORED))[None],
-            "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+            "position_ids": torch.from_numpy(positions)[None],
             "cu_seq_lens_q": torch.from_numpy(borders.astype(np.int32)),
         }
+        if max(origins) >= 0:
+            batch["shared_by"] = torch.tensor(origins)
+            batch["row_tokens"] = torch.tensor(sum(len(row) for row in rows))
         if self.flash:
             batch["cu_seq_lens_k"] = batch["cu_seq_lens_q"]
             batch["max_length_q"] = batch["max_length_k"] = int(lengths.max())
         return batch
+
+
+def lay_out(
+    rows: Sequence[TokenRow], share: bool = True
+) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """How rows stand in one sequence: ``(pieces, origins)``.
+
+    A piece is ``(row, first token, end)``; its origin is the piece that holds the row's beginning,
+    or -1 where the row stands whole (or the piece is such a beginning). A beginning ends before the
+    last token that is not learned: what is predicted from it stays in the row.
+    """
+    if not share:
+        return [(i, 0, len(row)) for i, row in enumerate(rows)], [-1] * len(rows)
+    may = [_unlearned(row) for row in rows]
+    # rows that begin alike become neighbours; bytes order them as well as numbers would
+    order = sorted(range(len(rows)), key=lambda i: rows[i].ids[: may[i]].tobytes())
+    groups: list[tuple[int, list[int]]] = []
+    for i in order:
+        if groups:
+            shared, members = groups[-1]
+            common = _common(rows[members[-1]].ids[:shared], rows[i].ids[: may[i]])
+            if common >= _WORTH:
+                groups[-1] = (common, [*members, i])
+                continue
+        groups.append((may[i], [i]))
+    pieces: list[tuple[int, int, int]] = []
+    origins: list[int] = []
+    for shared, members in groups:
+        begin, origin = 0, -1
+        if len(members) > 1:
+            begin, origin = shared, len(pieces)
+            pieces.append((members[0], 0, shared))
+            origins.append(-1)
+        pieces += [(i, begin, len(rows[i])) for i in members]
+        origins += [origin] * len(members)
+    return pieces, origins
+
+
+def _unlearned(row: TokenRow) -> int:
+    """How many tokens at the row's beginning it may share: all but the last before a learned one.
+
+    The first token of what follows is no label, so that one unlearned token stays with the row.
+    """
+    learned = row.trained.nonzero()[0]
+    return max(int(learned[0]) - 1 if len(learned) else len(row) - 1, 0)
+
+
+def _common(first: Any, second: Any) -> int:
+    """Length of the common beginning of two arrays of token ids."""
+    size = min(len(first), len(second))
+    differ = (first[:size] != second[:size]).nonzero()[0]
+    return int(differ[0]) if len(differ) else size
 
 
 @dataclass(frozen=True)

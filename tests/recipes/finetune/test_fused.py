@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.models import ModelLocation
 from engine.paths import StatePaths
+from recipes.finetune.batches import FlatBatch, PaddedBatch, RowDataset
+from recipes.finetune.rows import TokenRow
 from recipes.finetune.schema import FinetuneSpec
 from tests.support.tiny_model import chat_rows
 
@@ -40,7 +43,6 @@ def batch_of(model: Path, flat: bool = False) -> dict[str, Any]:
     from engine.data.formats import read_examples
     from engine.data.masks import Encoder
     from engine.data.rows import Row
-    from recipes.finetune.batches import FlatBatch, PaddedBatch, RowDataset
     from recipes.finetune.rows import compact
     from recipes.loading import load_tokenizer
 
@@ -128,6 +130,48 @@ def test_flat_rows_are_padded_rows(tiny_model: Path) -> None:
     with torch.no_grad():
         plain = adapted(tiny_model, "plain")(ids, attention_mask=mask).logits
         torch.testing.assert_close(model(ids, attention_mask=mask).logits[1, 4:], plain[1, 4:])
+
+
+def test_rows_that_begin_alike_share_their_beginning(tiny_model: Path) -> None:
+    """The system prompt stands once; loss and gradients are those of padded rows."""
+    import torch
+
+    rng = np.random.default_rng(3)
+
+    def row(*parts: Any, learned: int) -> TokenRow:
+        ids = np.concatenate(parts).astype(np.int32)
+        return TokenRow(ids, np.arange(len(ids)) >= len(ids) - learned)
+
+    def some(count: int) -> Any:
+        return rng.integers(3, 500, count)
+
+    one, other = some(20), some(12)
+    rows = [
+        *(row(one, some(n), learned=n - 2) for n in (9, 15, 30)),
+        *(row(other, some(n), learned=n - 1) for n in (8, 11)),
+        row(some(25), learned=10),
+        # learned nearly from its first token: it shares nothing
+        row(one, some(5), learned=24),
+    ]
+    dataset = RowDataset(rows)
+    items = [dataset[i] for i in range(len(rows))]
+    padded, wanted = step(adapted(tiny_model, "plain"), PaddedBatch(0)(items), fused=True)
+    batch = FlatBatch()(items)
+    # 20 tokens for two rows less, 12 (and the one that stays with its row) for one less
+    spared = 20 + 20 + 12
+    assert batch["input_ids"].shape[1] == sum(map(len, rows)) - spared
+    assert int(batch["row_tokens"]) == sum(map(len, rows))
+    assert int((batch["labels"] >= 0).sum()) == sum(int(r.trained.sum()) for r in rows)
+    flat, found = step(adapted(tiny_model, "auto", packing=True), dict(batch), fused=True)
+    assert flat == pytest.approx(padded, rel=1e-6)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=2e-4, atol=2e-6, msg=name)
+    # a beginning that its rows don't attend to would be noticed
+    lost = {k: v for k, v in batch.items() if k != "shared_by"}
+    assert step(adapted(tiny_model, "auto", packing=True), lost, True)[0] != pytest.approx(
+        padded, rel=1e-4
+    )
+    assert "shared_by" not in FlatBatch(flash=True)(items)
 
 
 def test_what_needs_a_gpu_says_so(tiny_model: Path) -> None:
