@@ -200,7 +200,9 @@ def level_name(spec: QuantizeSpec, size: int) -> str:
     return spec.format
 
 
-def _events(ctx: StepContext) -> Callable[[dict[str, Any]], None]:
+def show_events(ctx: StepContext) -> Callable[[dict[str, Any]], None]:
+    """What a worker tells, as the step's own events."""
+
     def show(event: dict[str, Any]) -> None:
         if "phase" in event:
             ctx.phase(str(event["phase"]))
@@ -215,7 +217,7 @@ def _events(ctx: StepContext) -> Callable[[dict[str, Any]], None]:
 def _call(ctx: StepContext, worker: Worker, action: str, params: dict[str, Any]) -> dict[str, Any]:
     try:
         return worker.process.call(
-            action, {**worker.common, **params}, _events(ctx), lambda: ctx.should_stop
+            action, {**worker.common, **params}, show_events(ctx), lambda: ctx.should_stop
         )
     except InterruptedError:
         ctx.raise_stopped()

@@ -14,7 +14,9 @@ from engine.plugins import extensions
 from engine.worker.context import StepContext, StepResult
 from recipes.export.check import target_problems
 from recipes.export.ollama import modelfile
+from recipes.export.quantized import prove_quantized, quant_method, with_cases
 from recipes.export.schema import TARGETS
+from recipes.export.vllm import prove_vllm
 from recipes.measuring.measure import save_json
 from recipes.measuring.proof import Proof, SourceAnswer, answer, prove_gguf, prove_torch, require
 from recipes.quantize.run import check_tokenizer, link_or_copy, open_location
@@ -56,6 +58,8 @@ def run(ctx: StepContext) -> StepResult:
     staging.mkdir()
     if location.kind == "gguf" and not location.packaged:
         made = _copy_gguf(ctx, spec, location, staging)
+    elif quant_method(location) and spec.target in TARGETS:
+        made = _quantized(ctx, spec, location, staging)
     else:
         made = _from_source(ctx, spec, location, staging)
     require(made.proof, f"the {spec.target} export")
@@ -76,7 +80,9 @@ def _from_source(
 
         return Made(staging, *write_adapter(ctx, location, answers, stops, staging))
     if spec.target in ("hf", "vllm"):
-        return _directory(ctx, source, answers, stops, staging)
+        made = _directory(ctx, source, answers, stops, staging)
+        dtype = "float32" if ctx.device == "cpu" else "bfloat16"
+        return _through_vllm(ctx, made, answers, stops, dtype) if spec.target == "vllm" else made
     return _gguf(ctx, spec, source, answers, stops, staging)
 
 
@@ -144,9 +150,7 @@ def _directory(
     from recipes.quantize.torch_source import load_source
 
     ctx.phase("writing the directory")
-    for file in source.folder.iterdir():
-        if file.is_file() and file.suffix not in (".bin", ".pt", ".pth"):
-            link_or_copy(file, staging / file.name)
+    _copy_files(source.folder, staging)
     ctx.phase("proving the export")
     result = load_source(staging, threads=ctx.threads, device=ctx.device)
     try:
@@ -154,6 +158,52 @@ def _directory(
     finally:
         result.close()
     return Made(staging, proof, source.notes)
+
+
+def _quantized(ctx: StepContext, spec: ExportSpec, location: ModelLocation, staging: Path) -> Made:
+    """Weights that a backend made: copied, and answering as the model they were made from."""
+    from recipes.loading import load_tokenizer
+    from recipes.quantize.run import Source
+    from recipes.quantize.texts import prompts, read
+
+    tokenizer = load_tokenizer(location, paths=ctx.paths)
+    source = Source(location, location.path, tokenizer, ())
+    stops = _stops(source)
+    ctx.phase("writing the directory")
+    _copy_files(source.folder, staging)
+    _name, examples = read(spec.data, ctx.paths)
+    heads = prompts(examples, source.tokenizer, spec.prompts, 512)
+    proof, answers, notes = prove_quantized(
+        ctx,
+        location,
+        staging,
+        heads,
+        spec.prompt_tokens,
+        stops,
+        lambda whole: _ask(ctx, spec, open_location(ctx, whole), stops),
+    )
+    made = Made(staging, proof, notes)
+    if spec.target != "vllm" or not answers:
+        return made
+    return _through_vllm(ctx, made, answers, stops, "bfloat16" if ctx.device == "cpu" else "auto")
+
+
+def _through_vllm(
+    ctx: StepContext, made: Made, answers: list[SourceAnswer], stops: tuple[int, ...], dtype: str
+) -> Made:
+    """The same prompts through vLLM itself, where it is installed and the rest holds."""
+    if not made.proof.passed:
+        return made
+    more, note = prove_vllm(ctx, made.folder, answers, stops, made.proof.allowed_gap, dtype)
+    proof = made.proof if more is None else with_cases(made.proof, more)
+    return Made(made.folder, proof, (*made.notes, note))
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Every file but those that would be unpickled."""
+    for file in source.iterdir():
+        if file.is_file() and file.suffix not in (".bin", ".pt", ".pth"):
+            link_or_copy(file, target / file.name)
 
 
 def _gguf(

@@ -142,6 +142,39 @@ def answer(
     return answers
 
 
+def save_answers(path: Path, answers: list[SourceAnswer]) -> None:
+    """Keep the source's answers for later attempts."""
+    import os
+
+    import numpy as np
+
+    values: dict[str, Any] = {"count": np.array(len(answers))}
+    for i, a in enumerate(answers):
+        values[f"text{i}"] = np.array(a.text)
+        values[f"prompt{i}"] = np.array(a.prompt, np.int64)
+        values[f"tokens{i}"] = np.array(a.tokens, np.int64)
+        values[f"log{i}"] = a.log_probs
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **values)
+    os.replace(partial, path)
+
+
+def load_answers(path: Path) -> list[SourceAnswer]:
+    """What ``save_answers`` kept."""
+    import numpy as np
+
+    with np.load(path) as values:
+        return [
+            SourceAnswer(
+                str(values[f"text{i}"]),
+                tuple(values[f"prompt{i}"].tolist()),
+                tuple(values[f"tokens{i}"].tolist()),
+                values[f"log{i}"],
+            )
+            for i in range(int(values["count"]))
+        ]
+
+
 def judge(reference: SourceAnswer, tokens: Sequence[int], allowed: float) -> Case:
     """Compare one answer of the result with the source's."""
     want = reference.tokens

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput
 from recipes.measuring.measure import Reference, Windows, cut
-from recipes.measuring.proof import LOSSLESS_KL, SourceAnswer, answer, prove_gguf, require
+from recipes.measuring.proof import (
+    LOSSLESS_KL,
+    SourceAnswer,
+    answer,
+    load_answers,
+    prove_gguf,
+    require,
+    save_answers,
+)
 from recipes.quantize.ladder import Bench
 from recipes.quantize.texts import prompts, read, stream
 
@@ -177,36 +185,3 @@ def _compute(
             collect(ctx, spec, model, calibration, check_stop)
     finally:
         model.close()
-
-
-def save_answers(path: Path, answers: list[SourceAnswer]) -> None:
-    """Keep the source's answers for later attempts."""
-    import os
-
-    import numpy as np
-
-    values: dict[str, Any] = {"count": np.array(len(answers))}
-    for i, a in enumerate(answers):
-        values[f"text{i}"] = np.array(a.text)
-        values[f"prompt{i}"] = np.array(a.prompt, np.int64)
-        values[f"tokens{i}"] = np.array(a.tokens, np.int64)
-        values[f"log{i}"] = a.log_probs
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **values)
-    os.replace(partial, path)
-
-
-def load_answers(path: Path) -> list[SourceAnswer]:
-    """What ``save_answers`` kept."""
-    import numpy as np
-
-    with np.load(path) as values:
-        return [
-            SourceAnswer(
-                str(values[f"text{i}"]),
-                tuple(values[f"prompt{i}"].tolist()),
-                tuple(values[f"tokens{i}"].tolist()),
-                values[f"log{i}"],
-            )
-            for i in range(int(values["count"]))
-        ]

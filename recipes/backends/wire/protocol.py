@@ -2,8 +2,9 @@
 
 A worker calls ``serve(quantize=..., load=...)``. ``quantize(request, tell)`` writes a model folder
 and returns facts; ``load(folder, request)`` returns a causal language model in evaluation mode,
-from which ``measure`` is done here, the same way for every backend. Python 3.11 and its standard
-library only at module scope: this file runs in environments that are not ours.
+from which ``measure`` and ``answer`` are done here, the same way for every backend (one that loads
+no torch module brings its own ``answer``). Python 3.11 and its standard library only at module
+scope: this file runs in environments that are not ours.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 Tell = Callable[[dict[str, Any]], None]
 Quantize = Callable[[dict[str, Any], Tell], dict[str, Any]]
 Load = Callable[[Path, dict[str, Any]], Any]
+Answer = Callable[[dict[str, Any], Tell], dict[str, Any]]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,7 +38,7 @@ class WorkerError(Exception):
         self.what, self.why, self.hint = what, why, hint
 
 
-def serve(*, quantize: Quantize, load: Load) -> None:
+def serve(*, quantize: Quantize, load: Load, answer: Answer | None = None) -> None:
     """Answer calls until stdin closes; the process ends at once then, whatever it is doing."""
     wire = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print; the wire is ours alone
@@ -60,6 +62,8 @@ def serve(*, quantize: Quantize, load: Load) -> None:
                 say({"result": _timed(quantize, call["params"], tell)})
             elif call["call"] == "measure":
                 say({"result": _measure(load, call["params"], tell)})
+            elif call["call"] == "answer":
+                say({"result": (answer or _answering(load))(call["params"], tell)})
             else:
                 raise WorkerError(f"unknown action {call['call']!r}")
         except WorkerError as error:
@@ -112,6 +116,29 @@ def calibration(request: dict[str, Any]) -> list[list[int]]:
     with open(request["calibration"], encoding="utf-8") as file:
         rows: list[list[int]] = json.load(file)
     return rows
+
+
+def _answering(load: Load) -> Answer:
+    """Answers without a measurement; with their distributions where a file for them is named."""
+
+    def answer(params: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        from recipes.measuring.proof import answer as ask
+        from recipes.measuring.proof import save_answers
+        from recipes.measuring.torch_model import TorchScorer
+
+        tell({"phase": "loading the model"})
+        scorer = TorchScorer(load(Path(params["folder"]), params))
+        found = ask(
+            scorer,
+            list(zip(params["texts"], params["prompts"], strict=True)),
+            int(params["count"]),
+            params["stops"],
+        )
+        if params.get("keep"):
+            save_answers(Path(params["keep"]), found)
+        return {"answers": [list(a.tokens) for a in found], "tokens_per_s": 0.0}
+
+    return answer
 
 
 def _measure(load: Load, params: dict[str, Any], tell: Tell) -> dict[str, Any]:

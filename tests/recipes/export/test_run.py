@@ -21,7 +21,7 @@ from recipes.export.schema import ExportSpec
 from recipes.gguf.runtime import GgufModel
 
 
-def context(home: Path, model: Path, rows: Path, **more: Any) -> StepContext:
+def context(home: Path, model: Path | str, rows: Path, **more: Any) -> StepContext:
     values = {"data": str(rows), "prompts": 3, "prompt_tokens": 8, **more}
     spec = ExportSpec(model=str(model), **values)
     paths = StatePaths(home).ensure()
