@@ -29,7 +29,8 @@ def load_causal_lm(
         device: ``cpu`` or ``cuda``.
         paths: the state directory (default: the environment's), for unpacked GGUF bases.
         quantization: a transformers quantization config (QLoRA).
-        attention: attention implementation (default: sdpa).
+        attention: attention implementation (default: transformers' choice for the architecture,
+            which is sdpa but for a few, such as Gemma 2, that need their own).
 
     Raises:
         BadInput: the files do not make a causal language model.
@@ -42,7 +43,7 @@ def load_causal_lm(
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM  # 2.3 s
 
-        options: dict[str, Any] = {"attn_implementation": attention or "sdpa"}
+        options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
         if quantization is not None:
             options["quantization_config"] = quantization
         try:
