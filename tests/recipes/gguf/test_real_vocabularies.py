@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from recipes.export.run import run
 from recipes.gguf.convert import convert
 from recipes.gguf.parity import compare
 from recipes.gguf.runtime import GgufModel
+from tests.recipes.export.test_run import context
 from tests.recipes.gguf.families import SPLITS
 
 _PLACE = os.environ.get("LLAMA_CPP_MODELS")
@@ -126,7 +128,7 @@ def _merges(fields: dict[str, Any], vocab: dict[str, int]) -> list[tuple[str, st
     return [(left, right) for *_order, left, right in sorted(found)]
 
 
-def _check(name: str, tokenizer: Any, source: Path, target: Path) -> None:
+def _check(name: str, tokenizer: Any, source: Path, target: Path, rows: Path) -> None:
     """The tokenizer gives what the original gave, and so does the file that our converter wrote."""
     path = Path(str(_PLACE)) / f"ggml-vocab-{name}.gguf"
     lines = Path(f"{path}.out").read_text(encoding="utf-8").splitlines()
@@ -142,6 +144,12 @@ def _check(name: str, tokenizer: Any, source: Path, target: Path) -> None:
         assert [list(model.tokenize(text, special=False)) for text in texts] == expected
     parity = compare(tokenizer, target)
     assert [m.describe() for m in parity.mismatches] == []
+    # the whole way: the export's own proof, with the family's chat template where the file has it
+    template = _fields(path).get("chat_template")
+    if template:
+        (source / "chat_template.jinja").write_text(template, encoding="utf-8")
+    done = run(context(target.parent / "home", source, rows, target="gguf", level="BF16"))
+    assert done.outputs["exact"] == done.outputs["prompts"] == 3
 
 
 def _shape(tokenizer: Any) -> dict[str, Any]:
@@ -159,13 +167,15 @@ def _shape(tokenizer: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "split"), [("gpt-2", None), ("llama-bpe", "llama3"), ("qwen2", "qwen2")]
 )
-def test_a_real_vocabulary_is_exact(name: str, split: str | None, tmp_path: Path) -> None:
+def test_a_real_vocabulary_is_exact(
+    name: str, split: str | None, rows: Path, tmp_path: Path
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = _byte_level(Path(str(_PLACE)) / f"ggml-vocab-{name}.gguf", split)
     source = tmp_path / "source"
     LlamaForCausalLM(LlamaConfig(**_shape(tokenizer))).save_pretrained(source)
-    _check(name, tokenizer, source, tmp_path / "m.gguf")
+    _check(name, tokenizer, source, tmp_path / "m.gguf", rows)
 
 
 def _llama(shape: dict[str, Any]) -> Any:
@@ -196,10 +206,10 @@ def _gemma3(shape: dict[str, Any]) -> Any:
     ],
 )
 def test_a_real_vocabulary_with_byte_fallback_is_exact(
-    name: str, build: Any, prefix: bool, strips: bool, tmp_path: Path
+    name: str, build: Any, prefix: bool, strips: bool, rows: Path, tmp_path: Path
 ) -> None:
     path = Path(str(_PLACE)) / f"ggml-vocab-{name}.gguf"
     tokenizer = _byte_fallback(path, prefix=prefix, strips=strips)
     source = tmp_path / "source"
     build(_shape(tokenizer)).save_pretrained(source)
-    _check(name, tokenizer, source, tmp_path / "m.gguf")
+    _check(name, tokenizer, source, tmp_path / "m.gguf", rows)
