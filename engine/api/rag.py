@@ -172,8 +172,9 @@ class Rag:
         Args:
             index: name of an index, or an artifact.
             question: in plain words.
-            options: model, k, budget (tokens of sources), conversation (any text: earlier questions
-                under it are remembered by this object), path, tags, since, until, settings.
+            options: model (a deployment's name or a model), k, budget (tokens of sources),
+                conversation (any text: earlier questions under it are remembered by this object),
+                path, tags, since, until, settings.
         """
         for event in self._service.call("ask", index=index, question=question, **options):
             if "result" in event:

@@ -115,6 +115,31 @@ def stream_chat(
     yield ChatPiece("end", "".join(pieces), stats)
 
 
+def stream_text(url: str, key: str, endpoint: str, body: dict[str, Any]) -> Iterator[str]:
+    """Pieces of text of a streamed answer of an OpenAI-compatible server.
+
+    Args:
+        url: base URL, ending in ``/v1``.
+        key: API key; empty where none is asked for.
+        endpoint: ``completions`` or ``chat/completions``.
+        body: the request, without ``stream``.
+
+    Raises:
+        ModelOpsError: the server refused, or broke off.
+    """
+    path = f"{urlsplit(url).path}/{endpoint}"
+    with _request(url, path, key, {**body, "stream": True}) as answer:
+        if answer.status != 200:
+            raise _refusal(answer)
+        for event in events(answer):
+            if "error" in event:
+                raise Conflict("the answer broke off", why=str(event["error"].get("message", "")))
+            choice = (event.get("choices") or [{}])[0]
+            text = choice.get("text") or (choice.get("delta") or {}).get("content")
+            if text:
+                yield str(text)
+
+
 def events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     """The JSON documents of an event stream, until ``[DONE]``."""
     for raw in answer:

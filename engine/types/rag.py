@@ -142,6 +142,9 @@ class Answer:
     quotes: tuple[Citation, ...] = ()
     """The answer, word for word from the sources, where the model did not keep to them."""
     seconds: dict[str, float] = field(default_factory=dict)
+    context_tokens: int = 0
+    """Of ``budget_tokens``: what the sources found for this question take (a conversation's earlier
+    ones come on top)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
+from engine.errors import ModelOpsError
 from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Ask documents: index, search, ask, evaluate.", no_args_is_help=True)
@@ -138,7 +140,9 @@ def ask(
     question: Annotated[
         str | None, typer.Argument(help="In plain words; without it, a conversation.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Who answers: a GGUF model.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Who answers: a deployment, or a model (default: the packaged one).")
+    ] = "",
     k: Annotated[int, typer.Option("-k", help="Passages to consider.", min=1, max=50)] = 8,
     budget: Annotated[int, typer.Option(help="Tokens of sources in the prompt.", min=64)] = 800,
     path: PathGlob = "",
@@ -159,18 +163,24 @@ def ask(
         return
     out.say("ask on; an empty line ends")
     while line := typer.prompt("?", default="", show_default=False, err=True).strip():
-        _ask_once(rag, index, line, options)
+        try:
+            _ask_once(rag, index, line, options)
+        except ModelOpsError as error:  # a deployment that ended, say: the talk goes on
+            out.error(error)
     rag.close()
 
 
 def _ask_once(rag: Any, index: str, question: str, options: dict[str, Any]) -> None:
+    written = ""
     for event in rag.ask(index, question, **options):
         if event.get("type") == "token":
-            out.status(event["text"].strip() or "...")
+            # on the status line: what stays is the answer with its checked citations
+            written += event["text"]
+            out.status(written[-(shutil.get_terminal_size().columns - 1) :])
         elif event.get("type") in ("phase", "sources"):
             out.status(event.get("name") or f"{len(event['sources'])} sources")
         elif "result" in event:
-            out.status("")
+            out.status_clear()
             _show_answer(event["result"])
 
 
@@ -185,7 +195,9 @@ def _show_answer(answer: Any) -> None:
     elif answer.found:
         for c in answer.citations:
             mark = "" if c.supported else "  (not supported by its source)"
-            out.line(f"{c.sentence} [{c.source}]{mark}")
+            if not c.source:
+                mark = "  (no source supports it)"
+            out.line(f"{c.sentence}{f' [{c.source}]' if c.source else ''}{mark}")
     else:
         out.line(answer.text)
         out.say(f"why: {answer.reason}")
@@ -193,10 +205,10 @@ def _show_answer(answer: Any) -> None:
     for source in answer.sources:
         if source.number in cited:
             out.line(f"  [{source.number}] {source.place}")
-    used = sum(s.tokens for s in answer.sources)
     out.say(
-        f"{used} of {answer.budget_tokens} tokens of sources, prompt {answer.prompt_tokens}, "
-        f"{answer.model}, {answer.seconds.get('retrieve', 0):.2f} s to find, "
+        f"{answer.context_tokens} of {answer.budget_tokens} tokens of sources, "
+        f"prompt {answer.prompt_tokens}, {answer.model}, "
+        f"{answer.seconds.get('retrieve', 0):.2f} s to find, "
         f"{answer.seconds.get('generate', 0):.1f} s to answer"
     )
     for reason in answer.left_out:
@@ -210,6 +222,7 @@ def inspect(
     query: Annotated[str, typer.Option("--query", help="Show every candidate's scores.")] = "",
     k: Annotated[int, typer.Option("-k", help="Passages the prompt may have.", min=1)] = 8,
     budget: Annotated[int, typer.Option(help="Tokens of sources.", min=64)] = 800,
+    model: Annotated[str, typer.Option(help="Whose prompt: a deployment or a model.")] = "",
     as_json: Json = False,
 ) -> None:
     """See the chunks, words, scores and the prompt; without options, the files and the table."""
@@ -217,7 +230,7 @@ def inspect(
     rag = Workbench().rag
     if not file and not query:
         rag.show(index)
-    found = rag.inspect(index, file=file, query=query, k=k, budget=budget)
+    found = rag.inspect(index, file=file, query=query, k=k, budget=budget, model=model)
     if out.format is not Format.TABLE:
         out.json(found)
     elif file:

@@ -31,7 +31,7 @@ class Question(Given):
     model_config = body({"question": "How do I resume a job?", "stream": False})
     question: Annotated[str, Field(min_length=1, max_length=10_000)]
     model: Annotated[str, Field(max_length=300)] = ""
-    """Which model answers; empty: the default."""
+    """A deployment or a model that answers; empty: the packaged one."""
     k: Annotated[int, Field(ge=0, le=50), WHOLE] = 0
     """At most so many chunks compete for a place in the prompt; 0: the default."""
     stream: bool = False

@@ -18,8 +18,9 @@ from engine.errors import BadInput
 from engine.models import resolve_model
 from engine.paths import StatePaths
 from recipes.rag.answer import Asker, AskOptions, Conversation
+from recipes.rag.deployed import deployment
 from recipes.rag.folder import is_collection
-from recipes.rag.model import LocalModel
+from recipes.rag.model import AnswerModel, LocalModel
 from recipes.rag.pipeline import Job, Pipelines, sync_index
 from recipes.rag.retrieve import Filters, Settings
 
@@ -96,9 +97,21 @@ def search(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
 
 
 @cache
-def _model(name: str, paths: StatePaths) -> LocalModel:
+def _loaded(name: str, paths: StatePaths) -> LocalModel:
     """Answering models stay loaded, with the prefix cache of their last prompt."""
-    return LocalModel(resolve_model(name, paths))
+    return LocalModel.of(resolve_model(name, paths), paths)
+
+
+def _model(params: dict[str, Any], emit: Emit, paths: StatePaths) -> AnswerModel:
+    """Who answers: a deployment of that name, else a model in this process."""
+    name = str(params.get("model") or "")
+    if not name:
+        return _loaded(ANSWER_MODEL, paths)
+
+    def phase(text: str) -> None:
+        emit({"type": "phase", "name": text})
+
+    return deployment(name, paths, phase) or _loaded(name, paths)
 
 
 @cache
@@ -111,7 +124,7 @@ def _conversation(key: str) -> Conversation:
 def ask(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Answer a question. Params: index, question, model, k, budget, conversation, filters."""
     retriever = pipelines(paths).get(str(params["index"]))
-    model = _model(str(params.get("model") or ANSWER_MODEL), paths)
+    model = _model(params, emit, paths)
     options = AskOptions(
         k=int(params.get("k") or 8),
         budget=int(params.get("budget") or 800),
@@ -126,14 +139,13 @@ def ask(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
 
 def inspect(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Look inside. Params: index, and file (its chunks) or query (every candidate's scores)."""
-    del emit
     from recipes.rag.inspection import inspect_file, inspect_index, inspect_query
 
     retriever = pipelines(paths).get(str(params["index"]))
     if params.get("file"):
         return inspect_file(retriever, str(params["file"]))
     if params.get("query"):
-        model = _model(str(params.get("model") or ANSWER_MODEL), paths)
+        model = _model(params, emit, paths)
         budget, limit = int(params.get("budget") or 800), int(params.get("k") or 8)
         filters, settings = _filters(params), _settings(params)
         return inspect_query(

@@ -1,21 +1,23 @@
 """Answers with verified citations: retrieve, fill a budget, generate under a grammar, check.
 
 The sources stand before the question, so that a follow-up finds them in the prefix cache. Every
-sentence ends with the number of an existing source (the grammar sees to it) and is then checked
-against it. Where the evidence is weak, the answer is "not in these documents"; where it is strong
-and the model did not keep to it, the sources are quoted word for word instead.
+sentence ends with the number of an existing source (a grammar sees to it, where the model keeps to
+one) and is then checked against it. Where the evidence is weak, the answer is "not in these
+documents"; where it is strong and the model did not keep to it, the sources are quoted word for
+word instead.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from engine.errors import BadInput
 from engine.types.rag import Answer, Citation, Hit, Passage, Retrieval
-from recipes.rag.context import build_context, source_block
-from recipes.rag.model import LocalModel, Message
+from recipes.rag.citations import citation_grammar, read_citations, split_citations
+from recipes.rag.context import Context, build_context, source_block
+from recipes.rag.model import AnswerModel, Message
 from recipes.rag.retrieve import Filters, Retriever, Settings
 from recipes.rag.support import Judge, content_words
 
@@ -29,7 +31,6 @@ SYSTEM = (
     "You answer questions about the user's documents. Use only the numbered sources. "
     "Answer in one to three short sentences and end each with the number of its source, like [1]."
 )
-_CITED = re.compile(r"\s*(.+?)\s*\[(\d+)\]\.?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,34 @@ class Turn:
     content: str
     """The user's message: new sources, then the question."""
     reply: str
+    passages: tuple[Passage, ...] = ()
+    """The sources that came with it."""
 
 
 @dataclass
 class Conversation:
-    """The turns so far and every source they were given."""
+    """The turns that the model still sees."""
 
     turns: list[Turn] = field(default_factory=list)
-    passages: list[Passage] = field(default_factory=list)
+    numbered: int = 0
+    """The last source number given: a number never comes to mean another source."""
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """Every source of the turns."""
+        return tuple(passage for turn in self.turns for passage in turn.passages)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, and what had no room."""
+
+    context: Context
+    content: str
+    messages: tuple[Message, ...]
+    text: str
+    tokens: int
+    left_out: tuple[str, ...]
 
 
 Emit = Callable[[dict[str, object]], None]
@@ -73,7 +94,7 @@ class Asker:
         model: who writes the answer.
     """
 
-    def __init__(self, retriever: Retriever, model: LocalModel) -> None:
+    def __init__(self, retriever: Retriever, model: AnswerModel) -> None:
         self.retriever = retriever
         self.model = model
         self.judge = Judge(retriever.embedder)
@@ -101,43 +122,40 @@ class Asker:
         tell = emit or (lambda event: None)
         began = time.perf_counter()
         retrieval = self._retrieve(question, options, talk)
-        fresh = self._new_hits(retrieval, talk)
-        context = build_context(
-            fresh, options.budget, self.model.count, first_number=len(talk.passages) + 1
-        )
-        passages = (*talk.passages, *context.passages)
-        tell({"type": "sources", "sources": [p.place for p in context.passages]})
         weak = weakness(question, retrieval)
+        asked = self._prompt(question, retrieval, talk, options)
+        passages = (*talk.passages, *asked.context.passages)
+        tell({"type": "sources", "sources": [p.place for p in asked.context.passages]})
         found = time.perf_counter()
         if weak or not passages:
-            answer = self._nothing(question, passages, context.left_out, options, weak)
+            reason = weak or f"no source fits the budget of {options.budget} tokens"
+            answer = self._nothing(question, passages, asked, options, reason)
             return _timed(answer, retrieval, found - began, 0.0)
-        content = user_message(question, context.passages)
-        prompt, dropped = self._prompt(talk, content, options)
         tell({"type": "phase", "name": "answering"})
-        text = self._generate(prompt, [p.number for p in passages], options, tell)
-        citations = self.judge.cite(split_citations(text), passages)
+        claims = self._generate(asked.messages, [p.number for p in passages], options, tell)
+        citations = self.judge.cite(claims, passages)
         quotes: tuple[Citation, ...] = ()
         if sum(c.supported for c in citations) * 2 < max(len(citations), 1):
             # the evidence is there, but the model did not keep to it: let the sources speak
-            quotes = self.judge.quotes(question, context.passages or passages)
+            quotes = self.judge.quotes(question, asked.context.passages or passages)
         said = quotes or citations
         answer = Answer(
             question=question,
-            text=" ".join(f"{c.sentence} [{c.source}]" for c in said) or NOT_FOUND,
+            text=" ".join(cited(c) for c in said) or NOT_FOUND,
             found=bool(said),
             citations=citations,
             sources=passages,
             model=self.model.name,
-            prompt=prompt,
-            prompt_tokens=self.model.count(prompt),
+            prompt=asked.text,
+            prompt_tokens=asked.tokens,
             budget_tokens=options.budget,
-            left_out=(*context.left_out, *dropped),
-            reason="most of what the model wrote is not supported by the sources" if quotes else "",
+            left_out=asked.left_out,
+            reason=_why_quoted(citations) if quotes else "" if said else "the model said nothing",
             quotes=quotes,
+            context_tokens=asked.context.tokens,
         )
-        talk.turns.append(Turn(question, content, answer.text))
-        talk.passages.extend(context.passages)
+        talk.turns.append(Turn(question, asked.content, answer.text, asked.context.passages))
+        talk.numbered = max([talk.numbered, *(p.number for p in asked.context.passages)])
         return _timed(answer, retrieval, found - began, time.perf_counter() - found)
 
     def _retrieve(self, question: str, options: AskOptions, talk: Conversation) -> Retrieval:
@@ -153,38 +171,66 @@ class Asker:
         return [hit for hit in retrieval.hits if hit.id not in known]
 
     def _prompt(
-        self, talk: Conversation, content: str, options: AskOptions
-    ) -> tuple[str, list[str]]:
-        """The rendered prompt; the oldest turns go when the window is full, and that is told."""
-        dropped: list[str] = []
-        turns = list(talk.turns)
+        self, question: str, retrieval: Retrieval, talk: Conversation, options: AskOptions
+    ) -> Prompt:
+        """What fits the window; whatever has no room is told.
+
+        The oldest turns go first, with their sources (which may then come again); without turns,
+        the budget of the sources shrinks.
+
+        Raises:
+            BadInput: the question alone is too long.
+        """
+        count, window = self.model.count, self.model.context
+        told: list[str] = []
+        budget = options.budget
         while True:
-            messages: list[Message] = [{"role": "system", "content": SYSTEM}]
-            for turn in turns:
-                messages.append({"role": "user", "content": turn.content})
-                messages.append({"role": "assistant", "content": turn.reply})
-            messages.append({"role": "user", "content": content})
-            prompt = self.model.render(messages)
-            if self.model.count(prompt) + options.max_tokens <= self.model.context or not turns:
-                return prompt, dropped
-            dropped.append(f"the turn {turns[0].question!r}: the model's window is full")
-            turns.pop(0)
+            fresh = self._new_hits(retrieval, talk)
+            context = build_context(fresh, budget, count, first_number=talk.numbered + 1)
+            content = user_message(question, context.passages)
+            messages = _messages(talk, content)
+            text = self.model.render(messages)
+            tokens = count(text, special=True)
+            over = tokens + options.max_tokens - window
+            if over <= 0:
+                return Prompt(context, content, messages, text, tokens, (*told, *context.left_out))
+            if talk.turns:
+                gone = talk.turns.pop(0)
+                told.append(f"the turn {gone.question!r}: the model's window is full")
+            elif context.passages:
+                budget = context.tokens - over
+                told = [f"sources beyond {max(budget, 0)} tokens: the model's window has {window}"]
+            else:
+                raise BadInput(
+                    "the question does not fit the model's window",
+                    why=f"it makes a prompt of {tokens} tokens, the answer may take "
+                    f"{options.max_tokens}, the window has {window}",
+                    hint="ask in fewer words, or a model with a larger window",
+                )
 
     def _generate(
-        self, prompt: str, numbers: Sequence[int], options: AskOptions, tell: Emit
-    ) -> str:
+        self,
+        messages: Sequence[Message],
+        numbers: Sequence[int],
+        options: AskOptions,
+        tell: Emit,
+    ) -> list[tuple[str, int]]:
+        """The sentences the model writes, each with the source it names (0: none)."""
         pieces = []
-        rules = citation_grammar(numbers, options.max_sentences)
-        for piece in self.model.stream(prompt, grammar=rules, max_tokens=options.max_tokens):
+        rules = ""
+        if self.model.constrained:
+            rules = citation_grammar(numbers, options.max_sentences)
+        for piece in self.model.stream(messages, grammar=rules, max_tokens=options.max_tokens):
             pieces.append(piece)
             tell({"type": "token", "text": piece})
-        return "".join(pieces)
+        text = "".join(pieces)
+        return split_citations(text) if rules else read_citations(text, numbers)
 
     def _nothing(
         self,
         question: str,
         passages: Sequence[Passage],
-        left_out: Sequence[str],
+        asked: Prompt,
         options: AskOptions,
         reason: str,
     ) -> Answer:
@@ -198,9 +244,30 @@ class Asker:
             prompt="",
             prompt_tokens=0,
             budget_tokens=options.budget,
-            left_out=tuple(left_out),
-            reason=reason or "nothing was found",
+            left_out=asked.left_out,
+            reason=reason,
+            context_tokens=asked.context.tokens,
         )
+
+
+def _messages(talk: Conversation, content: str) -> tuple[Message, ...]:
+    messages: list[Message] = [{"role": "system", "content": SYSTEM}]
+    for turn in talk.turns:
+        messages.append({"role": "user", "content": turn.content})
+        messages.append({"role": "assistant", "content": turn.reply})
+    return (*messages, {"role": "user", "content": content})
+
+
+def cited(citation: Citation) -> str:
+    """A sentence with its mark, where a source was named or found."""
+    mark = f" [{citation.source}]" if citation.source else ""
+    return f"{citation.sentence}{mark}"
+
+
+def _why_quoted(citations: Sequence[Citation]) -> str:
+    if not citations:
+        return "the model wrote no whole sentence"
+    return "most of what the model wrote is not supported by the sources"
 
 
 def _timed(answer: Answer, retrieval: Retrieval, search: float, generate: float) -> Answer:
@@ -231,20 +298,3 @@ def user_message(question: str, passages: Sequence[Passage]) -> str:
     blocks = [source_block(p.number, p.path, p.headings, p.text) for p in passages]
     sources = "Sources:\n" + "\n".join(blocks) + "\n" if blocks else ""
     return f"{sources}Question: {question.strip()}"
-
-
-def citation_grammar(numbers: Sequence[int], sentences: int) -> str:
-    """GBNF: one to ``sentences`` sentences, each ending with ``[n]`` of an existing source."""
-    ids = " | ".join(f'"{n}"' for n in numbers)
-    return (
-        f'root ::= sentence (" " sentence){{0,{max(sentences - 1, 0)}}}\n'
-        'sentence ::= [A-Z`] text [.!?]? " [" id "]"\n'
-        # a full stop inside is followed by no space: after a sentence comes its source
-        'text ::= ([^\\[\\]\\n.!?] | "." [^ \\[\\]\\n.]){12,200}\n'
-        f"id ::= {ids}\n"
-    )
-
-
-def split_citations(text: str) -> list[tuple[str, int]]:
-    """(sentence, number) of an answer that follows the grammar; an unfinished end is left out."""
-    return [(m[1].strip(), int(m[2])) for m in _CITED.finditer(text)]

@@ -65,7 +65,7 @@ def build_context(
                 chunks=tuple(h.id for h in group),
             )
         )
-    return Context(tuple(passages), used, tuple(left_out))
+    return Context(tuple(passages), sum(p.tokens for p in passages), tuple(left_out))
 
 
 def _block(group: Sequence[Hit]) -> str:

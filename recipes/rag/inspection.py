@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import NotFound
 from recipes.rag.answer import SYSTEM, user_message, weakness
 from recipes.rag.context import build_context
-from recipes.rag.model import LocalModel
+from recipes.rag.model import AnswerModel
 from recipes.rag.retrieve import Filters, Retriever, Settings
 
 _CHUNK_COLUMNS = [
@@ -70,7 +70,7 @@ def inspect_file(retriever: Retriever, path: str) -> dict[str, Any]:
 def inspect_query(
     retriever: Retriever,
     query: str,
-    model: LocalModel,
+    model: AnswerModel,
     k: int,
     budget: int,
     filters: Filters,
@@ -108,6 +108,6 @@ def inspect_query(
         "budget": budget,
         "weakness": weakness(query, dataclasses.replace(found, hits=tuple(chosen))),
         "prompt": prompt,
-        "prompt_tokens": model.count(prompt),
+        "prompt_tokens": model.count(prompt, special=True),
         "seconds": found.seconds,
     }

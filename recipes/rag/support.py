@@ -91,7 +91,7 @@ class Judge:
     def cite(
         self, claims: Sequence[tuple[str, int]], passages: Sequence[Passage]
     ) -> tuple[Citation, ...]:
-        """Each (sentence, named source) with the source that supports it best, judged."""
+        """Each (sentence, named source or 0) with the source that supports it best, judged."""
         if not claims or not passages:
             return tuple(Citation(c, n, False, 0.0, 0.0) for c, n in claims)
         pieces = [sentences(p.text) or [p.text] for p in passages]
@@ -121,6 +121,8 @@ class Judge:
                            lexical, cosine, passage))  # fmt: skip
         best = max(scored, key=lambda s: s[:3])
         if not best[0]:
+            if named == 0:
+                return Citation(claim, 0, False, round(best[3], 3), round(best[4], 3))
             best = next((s for s in scored if s[5].number == named), best)
         passage = best[5]
         return Citation(

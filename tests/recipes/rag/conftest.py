@@ -8,6 +8,7 @@ import pytest
 
 from engine.models import resolve_model
 from engine.paths import StatePaths
+from recipes.gguf.convert import convert
 from recipes.rag.embedding import Embedder
 
 
@@ -20,6 +21,14 @@ def paths(tmp_path: Path) -> StatePaths:
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     state = StatePaths(tmp_path_factory.mktemp("embedder"))
     return Embedder(resolve_model("all-minilm-l6-v2", state))
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that answers in no time, in llama.cpp's form: a window of 512 tokens."""
+    made = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    convert(tiny_model, made)
+    return made
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import BadInput
 from engine.models import resolve_model
 from engine.paths import StatePaths
 from engine.types.rag import Hit, Passage
@@ -12,9 +13,8 @@ from recipes.rag.answer import (
     Asker,
     AskOptions,
     Conversation,
-    citation_grammar,
-    split_citations,
 )
+from recipes.rag.citations import citation_grammar, split_citations
 from recipes.rag.context import build_context, join
 from recipes.rag.embedding import Embedder
 from recipes.rag.model import LocalModel
@@ -105,7 +105,7 @@ def test_quotes_point_at_their_characters(embedder: Embedder) -> None:
 @pytest.fixture
 def asker(paths: StatePaths, library: Path, embedder: Embedder) -> Asker:
     sync_index(Job("library", library), paths)
-    model = LocalModel(resolve_model("smollm2-135m-instruct", paths), threads=1)
+    model = LocalModel.of(resolve_model("smollm2-135m-instruct", paths), paths, threads=1)
     return Asker(Retriever(open_index("library", paths), embedder), model)
 
 
@@ -129,3 +129,77 @@ def test_an_answer_with_verified_sources_and_a_follow_up(asker: Asker) -> None:
     follow = asker.ask("And can they fly?", AskOptions(budget=300), talk)
     assert follow.prompt.startswith(answer.prompt[: answer.prompt.index("Question:")])
     assert len(talk.turns) == 2
+
+
+PENGUINS = "What do penguins eat?"
+
+
+@pytest.fixture
+def tiny_asker(paths: StatePaths, library: Path, embedder: Embedder, tiny_gguf: Path) -> Asker:
+    """A real pipeline with a model that writes nonsense, quickly, in a window of 512 tokens."""
+    more = " ".join(f"Penguins of colony {n} eat {n} squid a day." for n in range(40))
+    (library / "colonies.md").write_text(f"# Colonies\n\n{more}\n")
+    sync_index(Job("library", library), paths)
+    model = LocalModel(tiny_gguf, "tiny", threads=1)
+    return Asker(Retriever(open_index("library", paths), embedder), model)
+
+
+def test_sources_never_take_more_than_the_budget_and_the_rest_is_told(tiny_asker: Asker) -> None:
+    answer = tiny_asker.ask(PENGUINS, AskOptions(budget=120, max_tokens=40))
+    assert 0 < answer.context_tokens <= answer.budget_tokens == 120
+    assert answer.context_tokens == sum(s.tokens for s in answer.sources)
+    assert any("were left" in told for told in answer.left_out)
+    for source in answer.sources:
+        assert source.text in answer.prompt, "whole, as the index has it"
+    small = tiny_asker.ask(PENGUINS, AskOptions(budget=10, max_tokens=40))
+    assert not small.found
+    assert small.reason == "no source fits the budget of 10 tokens"
+    assert small.left_out
+
+
+def test_a_window_smaller_than_the_budget_is_told(tiny_asker: Asker) -> None:
+    answer = tiny_asker.ask(PENGUINS, AskOptions(budget=5_000, max_tokens=40))
+    assert answer.prompt_tokens + 40 <= 512, "nothing is cut off by the model"
+    assert "the model's window has 512" in answer.left_out[0]
+    assert len(answer.left_out) > 1
+    assert answer.sources
+    with pytest.raises(BadInput, match="does not fit the model's window"):
+        tiny_asker.ask("What do penguins eat? " * 60, AskOptions(max_tokens=40))
+
+
+def test_a_conversation_is_remembered_until_the_window_is_full(tiny_asker: Asker) -> None:
+    talk, options = Conversation(), AskOptions(budget=70, max_tokens=40)
+    first = tiny_asker.ask(PENGUINS, options, talk)
+    assert first.sources
+    second = tiny_asker.ask("How long do cats sleep?", options, talk)
+    assert second.prompt.startswith(first.prompt), "what was said stays as it was"
+    assert first.text in second.prompt
+    assert PENGUINS in second.prompt
+    assert not second.left_out or "the turn" not in second.left_out[0]
+    numbers = [s.number for s in second.sources]
+    assert numbers == list(range(1, len(numbers) + 1)), "they go on counting"
+    # a follow-up is searched with the question before it
+    assert "cats.md" in " ".join(s.path for s in tiny_asker.ask("And when?", options, talk).sources)
+
+    gone: list[str] = []
+    for degrees in range(10):
+        last = tiny_asker.ask(f"How is bread dough baked at {degrees} degrees?", options, talk)
+        gone += [told for told in last.left_out if told.startswith("the turn")]
+        if gone:
+            break
+    assert gone[0] == f"the turn {PENGUINS!r}: the model's window is full"
+    assert PENGUINS not in last.prompt
+    assert last.prompt_tokens + options.max_tokens <= 512
+    shown = {s.number for s in last.sources}
+    assert not shown & {s.number for s in first.sources}, "a source that is gone is not cited"
+    again = tiny_asker.ask(PENGUINS, options, talk)
+    assert {s.chunks for s in first.sources} & {s.chunks for s in again.sources}, "it comes again"
+    assert not {s.number for s in again.sources} & {s.number for s in first.sources}
+
+
+def test_another_conversation_knows_nothing_of_it(tiny_asker: Asker) -> None:
+    options = AskOptions(budget=70, max_tokens=40)
+    tiny_asker.ask(PENGUINS, options, Conversation())
+    other = tiny_asker.ask("How long do cats sleep?", options, Conversation())
+    assert PENGUINS not in other.prompt
+    assert other.sources[0].number == 1
