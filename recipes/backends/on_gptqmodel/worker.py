@@ -4,6 +4,9 @@ AWQ on a CPU must be told ``AWQ_TORCH`` (it picks a CUDA kernel otherwise); its 
 bound to the cores it may use. With GPTQ every finished layer is kept in ``request["scratch"]``:
 an interrupted calibration goes on behind the last one and ends with the same tensors. AWQ begins
 anew: version 7.6.0 can't read its own checkpoints of AWQ layers ("tensor schema differs").
+
+Four fifths of its AWQ's time go into the search for clipping bounds, by products of every weight
+with every sampled token; here the same errors come from one Gram matrix a group.
 """
 
 from __future__ import annotations
@@ -52,6 +55,58 @@ def _checkpoint(request: dict[str, Any], scratch: Path, tell: Tell) -> Any:
     return CheckpointConfig(path=str(place))
 
 
+def clipping_bounds(processor: Any, w: Any, input_feat: Any, samples: int = 512) -> Any:
+    """The bound of each group of weights that costs least in the layer's output.
+
+    The library's own search (``AWQProcessor._compute_best_clip``) by another sum: with ``d`` the
+    change of a group's weights and ``X`` its inputs, the mean of ``(X d)^2`` over the tokens is
+    ``d' (X'X) d / n``.
+
+    Args:
+        processor: the library's, for its rounding.
+        w: ``(rows, columns)`` weights.
+        input_feat: ``(..., columns)`` calibration inputs.
+        samples: tokens looked at, at least.
+
+    Returns:
+        ``(rows, groups, 1)`` in the weights' type.
+    """
+    import torch
+
+    rows, columns = w.shape
+    size = processor.qcfg.group_size if processor.qcfg.group_size > 0 else columns
+    x = input_feat.reshape(-1, columns)
+    x = x[:: max(1, len(x) // samples)].to(w.device).float()
+    x = x.reshape(len(x), -1, size).transpose(0, 1)  # groups, tokens, size
+    gram = x.transpose(1, 2) @ x / x.shape[1]
+    found = []
+    # rows at a time: what is alive stays small
+    for part in w.reshape(rows, -1, size).split(1024):
+        whole = part.abs().amax(dim=-1, keepdim=True)
+        best, least = whole.clone(), torch.full(whole.shape, float("inf"), device=w.device)
+        rounded = torch.empty_like(part)
+        for step in range(10):  # the library's grid: down to half in steps of a twentieth
+            bound = whole * (1 - step / 20)
+            processor._pseudo_quantize_tensor_into(part.clamp(-bound, bound), rounded)
+            change = (rounded.float() - part.float()).transpose(0, 1)  # groups, rows, size
+            error = ((change @ gram) * change).sum(-1, keepdim=True).transpose(0, 1)
+            better = error < least
+            least, best = torch.where(better, error, least), torch.where(better, bound, best)
+        found.append(best)
+    return torch.cat(found)
+
+
+def _search_faster() -> None:
+    """Put our search for clipping bounds in the place of the library's."""
+    import torch
+    from gptqmodel.looper.awq_processor import AWQProcessor
+
+    search = torch.inference_mode()(clipping_bounds)
+    AWQProcessor._compute_best_clip = lambda self, w, input_feat, *_a, **_k: search(
+        self, w, input_feat
+    )
+
+
 def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Quantize ``request["source"]`` into ``request["output"]``."""
     # its pools ask for two workers at least
@@ -72,6 +127,8 @@ def quantize(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         "device": request["device"],
         **request["options"],
     }
+    if request["format"] == "awq":
+        _search_faster()
     scratch = Path(request["scratch"])
     model = GPTQModel.load(request["source"], _config(settings, scratch))
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in calibration(request)]
