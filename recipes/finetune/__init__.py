@@ -19,7 +19,7 @@ KIND = Kind(
     },
     lane="auto",
     check="recipes.finetune.check:check",
-    estimate="recipes.finetune.fit:estimate",
+    estimate="recipes.finetune.together:estimate",
     actions={
         "data_report": "recipes.finetune.actions:data_report",
         "mask": "recipes.finetune.actions:mask",

@@ -22,17 +22,18 @@ OPTIMIZERS = {
 }
 
 
-def total_steps(spec: FinetuneSpec, items: int, batch: int) -> int:
+def total_steps(spec: FinetuneSpec, items: int, batch: int, processes: int = 1) -> int:
     """Optimizer steps of the run: as the trainer counts them (whole batches, rounded up).
 
     Args:
         spec: the recipe.
         items: rows, or packed sequences, per epoch.
         batch: items per device and step.
+        processes: how many take batches in turn.
     """
     if spec.train.max_steps is not None:
         return spec.train.max_steps
-    batches = math.ceil(items / batch)
+    batches = math.ceil(math.ceil(items / batch) / processes)
     per_epoch = max(math.ceil(batches / spec.train.accumulate), 1)
     return max(math.ceil(spec.train.epochs * per_epoch), 1)
 
@@ -81,6 +82,8 @@ def training_arguments(
         "train_sampling_strategy": "group_by_length" if spec.train.group_by_length else "random",
         "label_names": ["labels"],
         "push_to_hub": False,
+        # every trained weight has its gradient in every step; looking for others costs time
+        "ddp_find_unused_parameters": False,
     }
     return values | spec.trainer
 

@@ -22,10 +22,19 @@ def build_model(
     precision: Precision,
     device: str,
     paths: StatePaths,
+    place: str | None = None,
 ) -> Any:
     """Load the base and make it trainable by the recipe's method.
 
     Frozen weights are kept in the precision they are computed in; whatever is trained is fp32.
+
+    Args:
+        spec: the recipe.
+        location: the base.
+        precision: what products are computed in.
+        device: what the model will train on: ``cpu`` or ``cuda``.
+        paths: the state directory.
+        place: where the weights are put, ``device`` where it is not given.
 
     Raises:
         BadInput: the targets match no module, or the base can't be loaded.
@@ -37,7 +46,7 @@ def build_model(
     model = load_causal_lm(
         location,
         frozen,
-        device,
+        place or device,
         paths=paths,
         quantization=_four_bit(precision) if spec.train.method == "qlora" else None,
         attention=choose_attention(spec.train.attention, lays_flat(spec), device),

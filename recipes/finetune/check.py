@@ -14,6 +14,7 @@ from engine.errors import ModelOpsError
 from engine.models import ModelLocation, resolve_model
 from engine.recipe.check import CheckContext, Problem
 from recipes.finetune.schema import ADAPTER_METHODS, FinetuneData, FinetuneSpec
+from recipes.finetune.together import check_distributed
 from recipes.finetune.trainer_table import problem_with
 from recipes.finetune.weights import has_chat_template, linear_names
 
@@ -49,6 +50,7 @@ def check(spec: FinetuneSpec, context: CheckContext) -> list[Problem]:
                 ("train", "precision"), "fp16 can't be trained on a CPU", 'use "bf16" or "fp32"'
             )
         )
+    problems += check_distributed(spec)
     location = None
     if not context.is_reference(spec.base):
         try:

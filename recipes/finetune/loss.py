@@ -6,6 +6,7 @@ of tokens whose loss is not taken (prompts, padding) never meet it. The value is
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from recipes.finetune.attention import NAME
@@ -69,3 +70,21 @@ def selective_loss(
         logits = head(learned).float()
         total = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
     return total / (chosen.sum() if items is None else items)
+
+
+def give_loss(model: Any, fused: bool) -> None:
+    """Let ``model(..., loss_items=n)`` itself give ``selective_loss``.
+
+    DDP, FSDP and DeepSpeed wrap the model's call: they gather weights before it and exchange
+    gradients only for what was computed in it. Without ``loss_items`` the call is as it was.
+    """
+    plain = model.forward
+
+    # wraps: transformers reads the arguments of ``forward`` when it generates
+    @wraps(plain)
+    def forward(*args: Any, loss_items: Any = None, **inputs: Any) -> Any:
+        if loss_items is None:
+            return plain(*args, **inputs)
+        return selective_loss(model, inputs, loss_items, fused)
+
+    model.forward = forward

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.worker.context import StepContext, StepResult
 
 #: Method to the module whose ``train(ctx, spec)`` does it.
-_MODULES = {
+MODULES = {
     "lora": "supervised",
     "qlora": "supervised",
     "dora": "supervised",
@@ -43,8 +43,12 @@ def run(ctx: StepContext) -> StepResult:
         raise TypeError(f"finetune was given a {type(spec).__name__}")
     # before torch is imported: spinning threads beside any busy process cost a factor of 2 to 30
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if spec.train.distributed.processes > 1:
+        from recipes.finetune.distributed import train_together
+
+        return train_together(ctx, spec)
     set_up(ctx)
-    module = import_module(f"recipes.finetune.{_MODULES[spec.train.method]}")
+    module = import_module(f"recipes.finetune.{MODULES[spec.train.method]}")
     try:
         try:
             result: StepResult = module.train(ctx, spec)

@@ -22,6 +22,7 @@ DataFormat = Literal[
     "kto",
     "prompt",
 ]
+Strategy = Literal["ddp", "fsdp", "deepspeed"]
 PREFERENCE_METHODS: frozenset[str] = frozenset({"dpo", "kto", "orpo", "reward", "grpo"})
 ADAPTER_METHODS: frozenset[str] = frozenset({"lora", "qlora", "dora"})
 #: Preference methods train adapters, too: a full copy of the weights would double the memory.
@@ -53,6 +54,17 @@ class FinetuneData(Section):
     """Use at most this many training rows, chosen by the seed."""
     duplicates: Literal["keep", "drop"] = "keep"
     """What happens to exact repetitions of a row."""
+
+
+class DistributedSection(Section):
+    """Several processes for one run, started through ``accelerate launch``."""
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many: one GPU each, or parts of the CPU's cores."""
+    strategy: Strategy = "ddp"
+    """``ddp``: every process holds the model; ``fsdp``, ``deepspeed``: it is spread over them."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """DeepSpeed spreads 1: optimizer state, 2: gradients, too, 3: weights, too."""
 
 
 class TrainSection(Section):
@@ -110,6 +122,7 @@ class TrainSection(Section):
     """How many prompts are answered before and after training."""
     merge: bool = False
     """Also publish the adapter merged into its base."""
+    distributed: DistributedSection = DistributedSection()
 
 
 class PreferenceSection(Section):

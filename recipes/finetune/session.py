@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.data.masks import Encoder
 from engine.errors import BadInput
 from engine.models import ModelLocation, resolve_model
+from recipes.finetune.group import Group, group_of
 from recipes.loading import Precision, choose_precision, load_tokenizer, merged_folder
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Session:
     def device(self) -> str:
         """``cpu`` or ``cuda``."""
         return self.ctx.device
+
+    @property
+    def group(self) -> Group:
+        """The processes that train together; one by default."""
+        return group_of(self.ctx)
 
 
 def open_session(ctx: StepContext, spec: FinetuneSpec) -> Session:
@@ -138,6 +144,9 @@ def config_hash(session: Session, files: list[Path], **more: Any) -> str:
     under another hash it is not resumed at all.
     """
     spec = session.spec.model_dump(mode="json", exclude={"resources"})
+    if session.spec.train.distributed.processes == 1:
+        # as it was before there were several: older checkpoints stay valid
+        del spec["train"]["distributed"]
     root = session.location.root
     facts = {
         "spec": spec,

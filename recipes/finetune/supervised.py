@@ -25,11 +25,20 @@ from recipes.finetune.calibration import (
     remember,
 )
 from recipes.finetune.fit import likeness, parts, read_shape, usable_cores
+from recipes.finetune.group import group_of
 from recipes.finetune.loss import can_select, inner_model
 from recipes.finetune.memory import peak_memory_bytes, settle_memory
 from recipes.finetune.outcome import Outcome, publish_outcome
 from recipes.finetune.rows import Prepared, data_files, pack, prepare
 from recipes.finetune.session import Session, config_hash, open_session
+from recipes.finetune.sharding import (
+    add_up,
+    allow_sharding,
+    check_in_effect,
+    measure_together,
+    whole_again,
+)
+from recipes.finetune.together import spread
 from recipes.finetune.trainer import supervised_trainer
 from recipes.finetune.watching import Watch
 
@@ -40,6 +49,8 @@ if TYPE_CHECKING:
 _SAMPLE_TOKENS = 64
 #: Runs of fewer steps tell little about speed and peak.
 _TELLING_STEPS = 5
+#: Held-out rows measured at once.
+_MEASURED_ROWS = 8
 
 
 def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
@@ -50,11 +61,18 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     prepared = prepare(spec, session.encoder, ctx.paths, max_length)
     tell_report(ctx, prepared)
     dataset = make_dataset(prepared, spec, max_length)
-    steps = total_steps(spec, len(dataset), batch)
+    steps = total_steps(spec, len(dataset), batch, session.group.size)
     run_hash = config_hash(session, data_files(prepared), batch=batch, max_length=max_length)
 
     ctx.phase("loading the model")
-    model = build_model(spec, session.location, session.precision, ctx.device, ctx.paths)
+    model = build_model(
+        spec,
+        session.location,
+        session.precision,
+        ctx.device,
+        ctx.paths,
+        place="cpu" if session.group.shards else None,
+    )
     trainable, total = trainable_parameters(model)
     ctx.note(
         f"{spec.train.method}: {trainable:,} of {total:,} parameters are trained in "
@@ -63,13 +81,16 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     before = samples_before(session, model, prepared)
 
     watch = make_watch(session, model, prepared, run_hash, steps)
-    outcome = fit(session, model, dataset, watch, batch, steps)
+    outcome = fit(session, model, prepared, dataset, watch, batch, steps)
     if outcome.stopped:
         ctx.raise_stopped()
-    estimated = estimated_memory(session, prepared, batch, max_length)
-    remember_run(session, outcome, estimated, watch, steps)
     if watch.measure is not None and not watch.eval_losses:
         watch.evaluate(steps)
+    model = outcome.model
+    if not session.group.leads:
+        return StepResult({})
+    estimated = estimated_memory(session, prepared, batch, max_length)
+    remember_run(session, outcome, estimated, watch, steps)
     best = load_best(session, model)
     tell_samples(session, model, prepared, before)
     return publish_outcome(
@@ -83,7 +104,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             tokens_seen=watch.tokens_seen,
             trainable=trainable,
             parameters=total,
-            peak_memory_bytes=peak_memory_bytes(ctx.device),
+            peak_memory_bytes=max(outcome.peak, peak_memory_bytes(ctx.device)),
             estimated_memory_bytes=estimated.memory_bytes,
             report=prepared.report,
             sources=prepared.sources,
@@ -116,6 +137,7 @@ def estimated_memory(session: Session, prepared: Prepared, batch: int, max_lengt
         device=session.device,
         bf16=bf16,
     )
+    found = spread(spec, found, session.device)
     whole = sum(found.values())
     like = likeness(spec, session.location, session.device, bf16, batch * length, whole)
     factor, _ = memory_correction(finished_runs(session.ctx.paths), like)
@@ -126,7 +148,8 @@ def remember_run(
     session: Session, fitted: Fitted, foreseen: Foreseen, watch: Watch, steps: int
 ) -> None:
     """Keep what this run measured, for the next estimate (not of runs of a step or two)."""
-    if steps - watch.first_step < _TELLING_STEPS:
+    if steps - watch.first_step < _TELLING_STEPS or session.group.size > 1:
+        # several processes share cores and caches: that says nothing of a run of one
         return
     try:
         remember(
@@ -149,6 +172,8 @@ def tell_report(ctx: StepContext, prepared: Prepared) -> None:
     for text in prepared.report.warnings():
         ctx.note(text, level="warning")
     ctx.work_dir.mkdir(parents=True, exist_ok=True)
+    if not group_of(ctx).leads:
+        return
     path = ctx.work_dir / "data_report.json"
     path.write_text(json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False))
 
@@ -167,57 +192,98 @@ def make_watch(
     """The watch over this run, with its held-out measurement."""
     spec = session.spec
 
+    group = session.group
+
     def measure() -> float:
-        return score_rows(
+        # every process measures its share; sums add up to the same loss
+        score = score_rows(
             model,
-            prepared.held_out,
+            prepared.held_out[group.rank :: group.size],
             pad_id=session.tokenizer.pad_token_id,
-            batch=8,
+            batch=_MEASURED_ROWS,
             precision=session.precision,
-        ).loss
+        )
+        return add_up(group, score).loss
 
     def keep_best() -> None:
-        model.save_pretrained(best_folder(session))
+        if group.leads:
+            model.save_pretrained(best_folder(session))
 
     return Watch(
         session.ctx,
         spec,
         run_hash,
         steps,
-        measure=measure if prepared.held_out else None,
+        measure=measure if prepared.held_out and not group.shards else None,
         keep_best=keep_best if spec.train.keep == "best" else None,
     )
 
 
+@dataclass(frozen=True)
 class Fitted:
     """How training ended: stopped on request or done, and how fast it was."""
 
-    def __init__(self, stopped: bool, tokens_per_s: float, peak: int) -> None:
-        self.stopped = stopped
-        self.tokens_per_s = tokens_per_s
-        self.peak = peak
-        """Peak memory in bytes if training made it; 0 where loading had needed more."""
+    stopped: bool
+    tokens_per_s: float
+    peak: int
+    """Peak memory in bytes if training made it; 0 where loading had needed more."""
+    model: Any
+    """The trained model, whole; None in processes that do not lead where it was spread."""
 
 
 def fit(
-    session: Session, model: Any, dataset: RowDataset, watch: Watch, batch: int, steps: int
+    session: Session,
+    model: Any,
+    prepared: Prepared,
+    dataset: RowDataset,
+    watch: Watch,
+    batch: int,
+    steps: int,
 ) -> Fitted:
     """Train, from the newest complete checkpoint of the same configuration where there is one."""
+    import torch
     from transformers import TrainingArguments
 
-    ctx, spec = session.ctx, session.spec
+    ctx, spec, group = session.ctx, session.spec, session.group
     values = training_arguments(ctx, spec, steps, batch, fp16=session.precision.name == "fp16")
     args = make_arguments(TrainingArguments, values)
+    allow_sharding(group, session.device)
     pad_id = session.tokenizer.pad_token_id
     collate = choose_batch(spec, model, pad_id)
     trainer = supervised_trainer(model, args, dataset, collate, watch, session.precision)
+    check_in_effect(trainer, group)
+    if group.shards and not can_select(model):
+        raise BadInput(
+            f"a {inner_model(model).config.model_type!r} model can't be spread over processes",
+            why="its output is not a plain projection of its hidden states",
+            hint='use train.distributed.strategy = "ddp"',
+        )
+    if group.shards and prepared.held_out:
+        watch.measure = lambda: (
+            measure_together(
+                trainer,
+                prepared.held_out,
+                group,
+                pad_id=pad_id,
+                batch=_MEASURED_ROWS,
+                precision=session.precision,
+            ).loss
+        )
     resume = resume_from(ctx, watch)
     settle_memory(ctx.device)
     before = peak_memory_bytes(ctx.device)
     ctx.phase("training")
+    if group.size > 1:
+        # same data order everywhere, other dropout in every process
+        torch.manual_seed(spec.seed + group.rank)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if group.size > 1:
+        if watch.measure is not None and not watch.stopping and not watch.eval_losses:
+            watch.evaluate(steps)
+        whole = model if not group.shards or watch.stopping else whole_again(session, trainer)
+        return Fitted(watch.stopping, watch.tokens_per_s, watch.peak, whole)
     peak = peak_memory_bytes(ctx.device)
-    return Fitted(watch.stopping, watch.tokens_per_s, peak if peak > before else 0)
+    return Fitted(watch.stopping, watch.tokens_per_s, peak if peak > before else 0, model)
 
 
 def choose_batch(spec: FinetuneSpec, model: Any, pad_id: int) -> Any:
@@ -251,7 +317,8 @@ def resume_from(ctx: StepContext, watch: Watch) -> Path | None:
                 "training starts from the beginning",
                 level="warning",
             )
-            prune(ctx.checkpoints_dir, keep=0)
+            if group_of(ctx).leads:
+                prune(ctx.checkpoints_dir, keep=0)
         return None
     watch.restore(found.path)
     ctx.note(f"going on from step {found.number}")
@@ -301,7 +368,9 @@ def _samples_file(session: Session) -> Path:
 
 
 def samples_before(session: Session, model: Any, prepared: Prepared) -> list[str]:
-    """Answers of the untrained model, kept over attempts."""
+    """Answers of the untrained model, kept over attempts (none where no process has it whole)."""
+    if not session.group.leads or session.group.shards:
+        return []
     file = _samples_file(session)
     if file.exists():
         return [item["before"] for item in json.loads(file.read_text())]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import OutOfSpace
-from recipes.finetune.loss import can_select, selective_loss
+from recipes.finetune.group import group_of
+from recipes.finetune.loss import can_select, give_loss, selective_loss
 from recipes.finetune.watching import Watch
 
 if TYPE_CHECKING:
@@ -50,30 +51,60 @@ def saving_mixin(base: Any) -> Any:
 
         def training_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
             # generating methods hand over rows without tokens; they count their answers
-            self.watch.tokens_seen += count_tokens(inputs)
+            self.watch.count(count_tokens(inputs))
             return super().training_step(model, inputs, *rest, **more)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             step = self.state.global_step
             folder = Path(self.args.output_dir) / f"checkpoint-{step}"
             began = time.monotonic()
-            # a partial folder of an earlier attempt must not lend its files to this one
-            shutil.rmtree(folder, ignore_errors=True)
+            group = group_of(self.watch.ctx)
+            if group.leads:
+                # a partial folder of an earlier attempt must not lend its files to this one
+                shutil.rmtree(folder, ignore_errors=True)
+            group.barrier()
+            error = self._written(model, trial, folder)
+            failed = any(row[0] for row in group.gather([error is not None]))
+            if group.leads and not failed:
+                error = self._marked(step, folder)
+            if group.leads and (failed or error is not None):
+                self._without_checkpoint(step, folder, error)
+            self.watch.pause(time.monotonic() - began)
+
+        def _written(self, model: Any, trial: Any, folder: Path) -> Exception | None:
+            """Write this process's files; the error where the disk is full."""
             try:
                 super()._save_checkpoint(model, trial)
-                self.watch.write(folder)
+                if group_of(self.watch.ctx).leads:
+                    self.watch.write(folder)
+            except Exception as error:
+                # the shards of a model are gathered while they are written: when one process
+                # leaves that, the others can't go on either
+                if not is_full_disk(error) or group_of(self.watch.ctx).shards:
+                    raise
+                return error
+            return None
+
+        def _marked(self, step: int, folder: Path) -> Exception | None:
+            """Mark the folder as complete; the error where the disk is full."""
+            try:
                 self.watch.saved(step, folder)
             except Exception as error:
                 if not is_full_disk(error):
                     raise
-                self.watch.save_failed(step, folder, error)
-                if self.watch.ctx.should_stop:
-                    raise OutOfSpace(
-                        "the checkpoint could not be written before the stop: the disk is full",
-                        why=str(error),
-                        hint="free space; the job resumes from its last complete checkpoint",
-                    ) from error
-            self.watch.pause(time.monotonic() - began)
+                return error
+            return None
+
+        def _without_checkpoint(self, step: int, folder: Path, error: Exception | None) -> None:
+            """Training goes on without this checkpoint, unless it was to be the last thing."""
+            reason = error or OSError(errno.ENOSPC, "no space left for another process's files")
+            self.watch.save_failed(step, folder, reason)
+            if self.watch.ctx.should_stop:
+                raise OutOfSpace(
+                    "the checkpoint could not be written before the stop: the disk is full",
+                    why=str(reason),
+                    hint="free space; the job resumes from its last complete checkpoint",
+                ) from error
 
     return Saving
 
@@ -88,7 +119,7 @@ def watch_callback(watch: Watch) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             step = state.global_step
-            control.should_save = watch.wants_save(step)
+            control.should_save = watch.step_ended(step)
             if watch.ctx.should_stop:
                 watch.stopping = True
                 control.should_training_stop = True
@@ -126,6 +157,9 @@ def supervised_trainer(
 
     selecting = can_select(model) and args.label_smoothing_factor == 0 and args.n_gpu <= 1
     fused = watch.spec.train.kernels != "plain" and not watch.spec.train.compile
+    processes = group_of(watch.ctx).size
+    if processes > 1 and can_select(model):
+        give_loss(model, fused)
     device_type = "cpu" if args.device.type == "cpu" else args.device.type
     autocast = getattr(torch, precision.autocast) if precision.autocast else None
 
@@ -139,6 +173,9 @@ def supervised_trainer(
         ) -> Any:
             context = torch.autocast(device_type, dtype=autocast) if autocast else nullcontext()
             with context:
+                if selecting and processes > 1:
+                    # through the wrapper, which gathers weights and averages gradients
+                    return model(**inputs, loss_items=num_items_in_batch) * processes
                 if selecting:
                     return selective_loss(model, inputs, num_items_in_batch, fused)
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -19,10 +19,7 @@ from typing import Any
 
 FILE = Path(__file__).with_name("trainer_arguments.json")
 
-_ONE_DEVICE = (
-    "one run trains on one device: DeepSpeed, FSDP and data parallelism are not supported; "
-    "a sweep's runs are spread over the GPUs"
-)
+_DISTRIBUTED = "use train.distributed: processes, strategy (ddp, fsdp, deepspeed), zero_stage"
 #: Arguments that have a key of our own, or that would break resuming: the key to use instead.
 OWNED: dict[str, str] = {
     "output_dir": "the engine keeps the run's folder",
@@ -69,9 +66,20 @@ OWNED: dict[str, str] = {
     "num_generations": "use preference.generations",
     "temperature": "use preference.temperature",
     "beta": "use preference.beta",
-    # one device a run: started under a launcher or not, these would do nothing or hang
+    # the launcher's configuration says these; here they would contradict it
     **dict.fromkeys(
-        ("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend"), _ONE_DEVICE
+        (
+            "deepspeed",
+            "fsdp",
+            "fsdp_config",
+            "parallelism_config",
+            "accelerator_config",
+            "average_tokens_across_devices",
+            "ddp_backend",
+            "ddp_timeout",
+            "ddp_find_unused_parameters",
+        ),
+        _DISTRIBUTED,
     ),
 }
 

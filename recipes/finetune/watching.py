@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StepFailed
 from engine.worker.checkpoints import mark_complete, prune
+from recipes.finetune.group import RankContext, group_of
 from recipes.finetune.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Watch:
     held_out: dict[str, float] = field(default_factory=dict)
     """Further numbers of the newest measurement on the held-out rows, under our names."""
     stopping: bool = False
+    peak: int = 0
+    """Peak memory in bytes as of the last step: of all processes on a CPU, of the fullest GPU."""
+    _counted: int = 0
+    """Tokens of this process that are not in ``tokens_seen`` yet."""
     _began: float = 0.0
     _tokens_at_start: int = 0
     _saved_at: float = 0.0
@@ -80,6 +85,29 @@ class Watch:
         self.first_step = step
         self._began = self._saved_at = time.monotonic()
         self._tokens_at_start = self.tokens_seen
+
+    def count(self, tokens: int) -> None:
+        """Note that so many tokens went through the model."""
+        self._counted += tokens
+
+    def step_ended(self, step: int) -> bool:
+        """All processes agree on what follows this step: whether a checkpoint is written now.
+
+        The leader's clock and the leader's look at the stop decide; afterwards ``ctx.should_stop``
+        is the same everywhere. Every process must call it.
+        """
+        group = group_of(self.ctx)
+        group.wait_while_frozen()
+        stop = isinstance(self.ctx, RankContext) and self.ctx.stop_asked
+        save = stop or self.wants_save(step)
+        told = group.gather([self._counted, save, stop, peak_memory_bytes(self.ctx.device)])
+        self._counted = 0
+        self.tokens_seen += int(sum(row[0] for row in told))
+        peaks = [int(row[3]) for row in told]
+        self.peak = sum(peaks) if self.ctx.device == "cpu" else max(peaks)
+        if told[0][2] and isinstance(self.ctx, RankContext):
+            self.ctx.agree_to_stop()
+        return bool(told[0][1])
 
     def write(self, folder: Path) -> None:
         """Keep the counts beside a checkpoint's weights."""
@@ -134,7 +162,7 @@ class Watch:
             grad_norm=norm if math.isfinite(norm) else None,
             tokens_per_s=round(self.tokens_per_s, 1),
             tokens_seen=self.tokens_seen,
-            peak_memory_bytes=peak_memory_bytes(self.ctx.device),
+            peak_memory_bytes=self.peak or peak_memory_bytes(self.ctx.device),
             eta_s=round((self.total - step) * spent / done_here, 1),
             **self.method_metrics(),
         )

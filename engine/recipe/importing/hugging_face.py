@@ -40,7 +40,7 @@ SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 _ATTENTION = "chosen by the device; on a GPU train.attention = 'flash' asks for flash-attn"
 KERNELS = "ours are fused by default; on a GPU train.kernels = 'liger' asks for Liger's"
-_ONE_DEVICE = "one run uses one device here: DeepSpeed, FSDP and data parallelism are not offered"
+_PROCESSES = "how many processes is not told here: set train.distributed (processes, strategy)"
 _HELD_OUT = "held-out rows are evaluated at the end, and every train.eval_every steps"
 #: Keys without a counterpart, by what they are for. A final ``*`` matches any ending.
 REASONS: dict[str, str] = {
@@ -69,9 +69,9 @@ REASONS: dict[str, str] = {
     "saves_per_epoch": "checkpoints are written about every two minutes (train.save_every)",
     "resume_from_checkpoint": "the engine resumes by itself",
     "auto_resume_from_checkpoints": "the engine resumes by itself",
-    "ddp_*": _ONE_DEVICE,
-    "deepspeed": _ONE_DEVICE,
-    "fsdp*": _ONE_DEVICE,
+    "ddp_*": _PROCESSES,
+    "deepspeed": _PROCESSES,
+    "fsdp*": _PROCESSES,
     "flash_attention": _ATTENTION,
     "flash_attn": _ATTENTION,
     "attn_implementation": _ATTENTION,
@@ -103,7 +103,7 @@ REASONS: dict[str, str] = {
     "evals_per_epoch": _HELD_OUT,
     "per_device_eval_batch_size": "the evaluation uses train.batch",
     "eval_batch_size": "the evaluation uses train.batch",
-    "ddp": _ONE_DEVICE,
+    "ddp": _PROCESSES,
     "use_rslora": "rank-stabilized scaling is not offered; set train.alpha",
     "peft_use_rslora": "rank-stabilized scaling is not offered; set train.alpha",
     "loftq*": "LoftQ initialization is not offered",
@@ -117,7 +117,7 @@ REASONS: dict[str, str] = {
     "tf32": "the precision is train.precision",
     "strict": "unknown keys are always errors here",
     "debug": "not part of a recipe",
-    "local_rank": _ONE_DEVICE,
+    "local_rank": _PROCESSES,
     "early_stopping_patience": 'use train.keep = "best" with train.eval_every',
 }
 

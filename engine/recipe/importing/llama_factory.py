@@ -160,7 +160,7 @@ REASONS = {
     "image_*": "images are not supported",
     "video_*": "videos are not supported",
     "include_*": "measured anyway",
-    "ray_*": "one job uses one device here",
+    "ray_*": "one job runs on one machine here",
     "cache_dir": "models and datasets are found by their references",
     "streaming": "rows are read as the file has them",
     "use_unsloth": "kernels are chosen by the device",

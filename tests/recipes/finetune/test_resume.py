@@ -88,6 +88,22 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
             {"method": "lora", "packing": True, "batch": 1}, id="packed", marks=pytest.mark.nightly
         ),
         pytest.param({"method": "dora"}, id="dora", marks=pytest.mark.nightly),
+        pytest.param(
+            {"method": "lora", "batch": 2, "accumulate": 1, "distributed": {"processes": 2}},
+            id="ddp",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {
+                "method": "full",
+                "lr": 1e-3,
+                "batch": 2,
+                "accumulate": 1,
+                "distributed": {"processes": 2, "strategy": "fsdp"},
+            },
+            id="fsdp",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param({"method": "qlora"}, id="qlora", marks=pytest.mark.nightly),
         pytest.param({"method": "dpo"}, id="dpo", marks=pytest.mark.nightly),
         pytest.param({"method": "kto"}, id="kto", marks=pytest.mark.nightly),
