@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.measuring.measure import cut
 from recipes.quantize.texts import Stream, read, stream
+from recipes.quantize.training_data import training_data
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext
@@ -27,33 +28,9 @@ _SAVE_EVERY = 16
 
 def calibration_stream(ctx: StepContext, spec: QuantizeSpec, source: Source) -> Stream:
     """The calibration tokens: the recipe's data, else what the model was trained on, else ours."""
-    ref = spec.calibration.data or trained_on(ctx, source) or "house/train"
+    ref = spec.calibration.data or training_data(ctx, source.location.manifest) or "house/train"
     name, examples = read(ref, ctx.paths)
     return stream(name, examples, source.tokenizer, spec.calibration.tokens)
-
-
-def trained_on(ctx: StepContext, source: Source) -> str | None:
-    """A data reference from the model's lineage, where the data is still here."""
-    from engine.errors import ModelOpsError
-
-    if source.location.manifest is None:
-        return None
-    try:
-        view = ctx.registry().resolve(source.location.manifest)
-    except ModelOpsError:
-        return None
-    listed: Any = (view.run or {}).get("data") or []
-    recorded = listed[0] if isinstance(listed, list) and listed else None
-    if not recorded:
-        return None
-    from engine.data.source import resolve_data
-
-    try:
-        resolve_data(str(recorded), ctx.paths)
-    except ModelOpsError:
-        ctx.note(f"the training data {recorded} is gone; bundled rows calibrate instead", "warning")
-        return None
-    return str(recorded)
 
 
 def collect(
