@@ -78,7 +78,7 @@ def _of_job(ctx: StepContext, view: ArtifactView) -> list[str]:
         steps: list[dict[str, Any]] = json.loads(text)["steps"]
     except (OSError, ValueError, KeyError):
         return []  # made on another machine, or the job was removed: its record is what is left
-    params = next((s["params"] for s in steps if s.get("name") == step), {})
+    params: dict[str, Any] = next((s["params"] for s in steps if s.get("name") == step), {})
     data = params.get("data")
     train = data.get("train") if isinstance(data, dict) else None
     return [train] if isinstance(train, str) and "${" not in train else []

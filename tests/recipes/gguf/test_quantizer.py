@@ -62,6 +62,20 @@ def test_every_level_is_made_at_the_foretold_size(name: str, wide: Path, tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["q.gguf"]
 
 
+def test_every_type_that_llama_cpp_makes_is_known() -> None:
+    import llama_cpp
+
+    prefix = "LLAMA_FTYPE_"
+    theirs = {
+        name.removeprefix(prefix).removeprefix("MOSTLY_").removeprefix("ALL_"): value
+        for name, value in vars(llama_cpp).items()
+        if name.startswith(prefix)
+    }
+    # a mark of its loader, and a type that its quantizer can't make (files come that way)
+    assert theirs.keys() - LEVELS.keys() == {"GUESSED", "NVFP4"}
+    assert {name: level.number for name, level in LEVELS.items()} == {n: theirs[n] for n in LEVELS}
+
+
 def test_levels_without_importance_are_refused_by_llama_cpp(wide: Path, tmp_path: Path) -> None:
     needy = [n for n, found in LEVELS.items() if found.needs_imatrix]
     assert needy

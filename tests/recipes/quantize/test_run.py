@@ -47,6 +47,8 @@ def test_a_ladder_is_measured_proven_and_published(
     assert {p["name"] for p in result.report[0]["chart"]["points"] if p["front"]}
     assert "conversion proven" in " ".join(result.report[0]["notes"])
     assert events(ctx, "table")
+    phases = [e["name"] for e in events(ctx, "phase")]
+    assert phases.count("loading the source") == 1, "reference, answers and importance in one load"
     assert {e["name"] for e in events(ctx, "artifact")} == {"Q4_K_M", "Q8_0", "F16"}
     with GgufModel(folder / "model-Q4_K_M.gguf", context=16) as model:
         assert model.meta("tokenizer.chat_template")
