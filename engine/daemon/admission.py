@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable
 
 from engine.daemon.attempts import Running
 from engine.daemon.settings import EngineSettings
+from engine.daemon.steps import cards_of
 from engine.devices import probe
 from engine.paths import StatePaths
 from engine.queue.schedule import Decision, LaneState, Waiting, gib, schedule
@@ -22,7 +24,7 @@ _WINDOW = 500
 
 _QUEUED = """
 SELECT j.id, j.seq, j.priority, j.passed, s.lane, s.device, s.shares, s.declared,
-       s.estimate_bytes, s.signature, p.bytes AS peak
+       s.estimate_bytes, s.signature, s.params, p.bytes AS peak
 FROM jobs j JOIN steps s ON s.job_id = j.id AND s.name = j.step
 LEFT JOIN peaks p ON p.signature = s.signature
     AND p.device = CASE WHEN s.lane = 'cpu' OR s.device = 'cpu' THEN 'cpu' ELSE ? END
@@ -108,7 +110,7 @@ class Admission:
             readings = {device.lane: device for device in probe.devices()}
         lanes = []
         for name in self.lane_names:
-            here = [r for r in running if r.lane == name]
+            here = [r for r in running if name in r.lanes]
             turn = next((r for r in here if not self.shares(r)), None)
             device = readings.get(name if name.startswith("gpu-") else probe.CPU_LANE)
             holders = [self._holding(r) for r in here]
@@ -139,7 +141,7 @@ class Admission:
         on_gpu = lane.startswith("gpu-")
         missing = 0
         for attempt in running:
-            if attempt.lane.startswith("gpu-") != on_gpu or (on_gpu and attempt.lane != lane):
+            if attempt.lane.startswith("gpu-") != on_gpu or (on_gpu and lane not in attempt.lanes):
                 continue
             promised = self._promised.get((attempt.job_id, attempt.attempt), 0)
             if promised:
@@ -161,6 +163,7 @@ def _waiting(row: sqlite3.Row) -> Waiting:
         device=row["device"],
         need_bytes=_need(row),
         shares=bool(row["shares"]),
+        cards=cards_of(json.loads(row["params"])),
     )
 
 

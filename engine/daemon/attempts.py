@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +59,17 @@ class Running:
     process: subprocess.Popen[bytes] | None = None
     pidfd: int | None = None
     adopted: bool = False
+    others: tuple[str, ...] = ()
+    """Lanes it holds besides ``lane``: a step on several GPUs."""
     asked: set[int] = field(default_factory=set)
     """Signals already sent to the shim by this engine."""
     events_offset: int = 0
     began_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """Every lane it holds, its own first."""
+        return (self.lane, *self.others)
 
     @property
     def lock(self) -> Path:
@@ -71,6 +78,11 @@ class Running:
     def alive(self) -> bool:
         """True while any process of the attempt holds its lock."""
         return is_locked(self.lock)
+
+    def read_lanes(self) -> None:
+        """Learn an adopted attempt's further lanes from its ``spec.json``."""
+        spec = read_json_or_none(self.folder / "spec.json") or {}
+        self.others = tuple(str(name) for name in spec.get("lanes", ())[1:])
 
     def attach(self) -> None:
         """Find the shim of an adopted attempt, to wait for it and to signal it."""
@@ -107,11 +119,11 @@ def spawn(
     paths: StatePaths,
     spec: dict[str, Any],
     lane: str,
-    lane_lock: int | None,
+    lane_locks: Sequence[int],
     environment: Mapping[str, str],
     spare: Spare | None = None,
 ) -> Running:
-    """Start the shim of an attempt; it inherits the attempt's lock and the lane's.
+    """Start the shim of an attempt; it inherits the attempt's lock and the lanes'.
 
     The engine's own copies are closed afterwards: from then on the locks live and die with the
     attempt's process tree.
@@ -120,7 +132,7 @@ def spawn(
         paths: the state directory.
         spec: the contents of ``spec.json``.
         lane: the lane's name.
-        lane_lock: the descriptor of the lane's lock, None for a sharing job.
+        lane_locks: descriptors of the locks of ``spec["lanes"]``; none for a sharing job.
         environment: of the worker.
         spare: a pair of processes started in advance, used up by this attempt.
 
@@ -138,7 +150,7 @@ def spawn(
     try:
         _write_spec(folder, spec)
         crash_point("engine.spec")
-        inherited = (lock,) if lane_lock is None else (lock, lane_lock)
+        inherited = (lock, *lane_locks)
         environment = {**environment, MARKER_ENV: marker(paths.root, job_id, attempt)}
         process = spare.assign(folder, environment, inherited) if spare is not None else None
         if process is None:
@@ -147,6 +159,7 @@ def spawn(
     finally:
         os.close(lock)
     running = Running(job_id, attempt, str(spec["step"]), lane, folder, process)
+    running.others = tuple(spec["lanes"][1:])
     running.pidfd = os.pidfd_open(process.pid)
     return running
 

@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -116,7 +116,7 @@ class Engine:
                 return
             self._spare_due = time.monotonic() + SPARE_PAUSE_S
             environment = worker_environment(
-                self.paths, self.settings, worker_threads(0), probe.CPU_LANE
+                self.paths, self.settings, worker_threads(0), [probe.CPU_LANE]
             )
             try:
                 self.spare = Spare(
@@ -140,6 +140,7 @@ class Engine:
                 row["id"], row["attempt"], row["step"], row["lane"], folder, adopted=True
             )
             running.attach()
+            running.read_lanes()
             self.running[key] = running
             _log.info("adopted job %s attempt %d", *key)
 
@@ -223,24 +224,42 @@ class Engine:
         step = steps.load_step(self.conn, job_id)
         if step is None:
             return
-        if not step.shares and any(
-            r.lane == lane and not self.admission.shares(r) for r in self.running.values()
-        ):
+        if step.shares:
+            self._claim_and_spawn([lane], [], step)
             return
-        lock = None
-        if not step.shares:
-            lock = try_lock(self.paths.locks / f"lane-{lane}.lock")
-            if lock is None:
+        busy = {
+            name
+            for running in self.running.values()
+            if not self.admission.shares(running)
+            for name in running.lanes
+        }
+        if lane in busy:
+            return
+        wanted = step.cards if lane.startswith("gpu-") else 1
+        cards = [n for n in self.admission.lane_names if n.startswith("gpu-") and n != lane]
+        lanes: list[str] = []
+        locks: list[int] = []
+        try:
+            # all of them or none: two jobs that each hold half would wait for ever
+            for name in [lane, *(cards if wanted > 1 else ())]:
+                if len(lanes) == wanted or name in busy:
+                    continue
+                lock = try_lock(self.paths.locks / f"lane-{name}.lock")
+                if lock is not None:
+                    lanes.append(name)
+                    locks.append(lock)
+            if len(lanes) < wanted or lanes[0] != lane:
                 # the tree of the last attempt is still dying: the sweep offers again
                 self._seen_version = -1
                 return
-        try:
-            self._claim_and_spawn(lane, lock, step)
+            self._claim_and_spawn(lanes, locks, step)
         finally:
-            if lock is not None:
+            for lock in locks:
                 os.close(lock)
 
-    def _claim_and_spawn(self, lane: str, lock: int | None, step: steps.StepRow) -> None:
+    def _claim_and_spawn(
+        self, lanes: Sequence[str], locks: Sequence[int], step: steps.StepRow
+    ) -> None:
         ready = steps.prepare(self.conn, self.paths, step)
         if isinstance(ready, steps.Unmet):
             tell = self._teller(step.job_id, step.attempt, step.name, ready.outcome)
@@ -252,15 +271,18 @@ class Engine:
             self._moved(run.skip_step(self.conn, step.expected, ready.outcome, memo_of, tell))
             return
         reason = resume_reason(self.paths, step)
-        attempt = run.claim(self.conn, step.expected, lane, reason)
+        attempt = run.claim(self.conn, step.expected, lanes[0], reason)
         if attempt is None:
             return
-        spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lane)
-        environment = worker_environment(self.paths, self.settings, spec["threads"], lane)
+        spec = attempt_spec(self.paths, self.settings, step, ready, attempt, lanes)
+        environment = worker_environment(self.paths, self.settings, spec["threads"], lanes)
         try:
-            spare, self.spare = self.spare, None
-            self._spare_due = time.monotonic() + SPARE_PAUSE_S
-            running = attempts.spawn(self.paths, spec, lane, lock, environment, spare)
+            spare = None
+            if len(locks) <= 1:
+                # a spare's socket takes few descriptors
+                spare, self.spare = self.spare, None
+                self._spare_due = time.monotonic() + SPARE_PAUSE_S
+            running = attempts.spawn(self.paths, spec, lanes[0], locks, environment, spare)
         except (OSError, ModelOpsError) as error:
             _log.error("job %s attempt %d could not be started: %s", step.job_id, attempt, error)
             self._rest(step.job_id, 2.0)
@@ -419,7 +441,7 @@ class Engine:
             }
 
     def _lane_status(self, name: str) -> dict[str, Any]:
-        here = [r for r in self.running.values() if r.lane == name]
+        here = [r for r in self.running.values() if name in r.lanes]
         turn = next((r for r in here if not self.admission.shares(r)), None)
         return {
             "name": name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def attempt_spec(
     step: StepRow,
     ready: Ready,
     attempt: int,
-    lane: str,
+    lanes: Sequence[str],
 ) -> dict[str, Any]:
     """The contents of ``spec.json``."""
     work_dir = paths.step_work(step.job_id, step.name)
@@ -44,7 +45,8 @@ def attempt_spec(
         "recipe_sha256": step.recipe_sha256,
         "recipe_dir": str(Path(step.source_path).parent) if step.source_path else None,
         "threads": worker_threads(step.threads),
-        "device": "cuda" if lane.startswith("gpu-") else "cpu",
+        "device": "cuda" if lanes[0].startswith("gpu-") else "cpu",
+        "lanes": list(lanes),
         "step_key": ready.key,
         "memo_key": ready.memo_key,
         "code_version": (ready.plan.get("code_versions") or {}).get(step.kind),
@@ -62,7 +64,7 @@ def attempt_spec(
 
 
 def worker_environment(
-    paths: StatePaths, settings: EngineSettings, threads: int, lane: str
+    paths: StatePaths, settings: EngineSettings, threads: int, lanes: Sequence[str]
 ) -> dict[str, str]:
     """The engine's environment with what must be set before a library is loaded.
 
@@ -79,5 +81,6 @@ def worker_environment(
     if not settings.hub:
         env["HF_HUB_OFFLINE"] = "1"
     # by UUID: an index may mean another card after a reboot; empty hides every card
-    env["CUDA_VISIBLE_DEVICES"] = lane.removeprefix("gpu-") if lane.startswith("gpu-") else ""
+    cards = [lane.removeprefix("gpu-") for lane in lanes if lane.startswith("gpu-")]
+    env["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
     return env

@@ -64,9 +64,22 @@ class StepRow:
     """Outputs of the job's finished steps by name."""
 
     @property
+    def cards(self) -> int:
+        """GPUs the step takes at once, where it runs on GPUs."""
+        return cards_of(self.params)
+
+    @property
     def expected(self) -> Expected:
         """What a compare-and-set on this job compares with."""
         return Expected(self.job_id, self.attempt, self.name)
+
+
+def cards_of(params: Mapping[str, Any]) -> int:
+    """One GPU for each of a training step's processes (``train.distributed.processes``)."""
+    place: Any = params
+    for key in ("train", "distributed", "processes"):
+        place = place.get(key) if isinstance(place, Mapping) else None
+    return place if isinstance(place, int) and place > 0 else 1
 
 
 def load_step(conn: sqlite3.Connection, job_id: str) -> StepRow | None:

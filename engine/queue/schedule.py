@@ -31,7 +31,10 @@ class Waiting:
     device: str | None = None
     """``cpu``, ``gpu``, or a GPU's UUID; narrows ``lane``."""
     need_bytes: int | None = None
+    """On the CPU, or on each GPU."""
     shares: bool = False
+    cards: int = 1
+    """GPUs taken at once, where it runs on GPUs."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -77,18 +80,20 @@ def schedule(waiting: Iterable[Waiting], lanes: Sequence[LaneState]) -> Decision
         if not fitting:
             reasons[job.job_id] = impossible
             continue
-        chosen = next((lane for lane in fitting if _can_start(job, lane, reserved)), None)
-        if chosen is None:
-            reasons[job.job_id] = _why(job, fitting, reserved)
+        wanted = job.cards if fitting[0].is_gpu else 1
+        chosen = [lane for lane in fitting if _can_start(job, lane, reserved)][:wanted]
+        if len(chosen) < wanted:
+            reasons[job.job_id] = _why(job, fitting, reserved, wanted)
             for lane in fitting:
                 reserved.setdefault(lane.name, job.job_id)
             continue
-        offers.append((job.job_id, chosen.name))
-        state[chosen.name] = replace(
-            chosen,
-            free=chosen.free - (job.need_bytes or 0),
-            busy_with=chosen.busy_with if job.shares else f"job {job.job_id}",
-        )
+        offers.append((job.job_id, chosen[0].name))
+        for lane in chosen:
+            state[lane.name] = replace(
+                lane,
+                free=lane.free - (job.need_bytes or 0),
+                busy_with=lane.busy_with if job.shares else f"job {job.job_id}",
+            )
     return Decision(tuple(offers), reasons)
 
 
@@ -116,6 +121,8 @@ def _lanes_for(job: Waiting, lanes: list[LaneState]) -> tuple[list[LaneState], s
             f"needs {gib(need)}, but the largest it may use ({largest.name}) has"
             f" {gib(largest.total)}: lower its settings, or set resources.memory"
         )
+    if fitting[0].is_gpu and job.cards > len(fitting):
+        return [], f"needs {job.cards} GPUs at once, {len(fitting)} of this machine's could do"
     # the fullest lane that fits leaves the others for larger jobs
     return sorted(fitting, key=lambda lane: (lane.free, lane.name)), ""
 
@@ -128,10 +135,13 @@ def _can_start(job: Waiting, lane: LaneState, reserved: dict[str, str]) -> bool:
     return job.need_bytes is None or job.need_bytes <= lane.free
 
 
-def _why(job: Waiting, lanes: list[LaneState], reserved: dict[str, str]) -> str:
+def _why(job: Waiting, lanes: list[LaneState], reserved: dict[str, str], wanted: int) -> str:
     head = reserved.get(lanes[0].name)
     if head is not None and all(lane.name in reserved for lane in lanes):
         return f"waiting behind job {head}"
+    if wanted > 1:
+        ready = sum(_can_start(job, lane, reserved) for lane in lanes)
+        return f"waiting for {wanted} GPUs at once: {ready} of {len(lanes)} are free for it"
     for lane in lanes:
         if lane.name not in reserved and (lane.busy_with is None or job.shares):
             held = f"; held by {', '.join(lane.holders[:3])}" if lane.holders else ""

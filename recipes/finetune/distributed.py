@@ -38,6 +38,12 @@ def train_together(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
         ModelOpsError: what a rank has failed with.
         StepFailed: the launcher failed, or a rank with an error that is not ours.
     """
+    cards = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if ctx.device != "cpu" and len(cards) < spec.train.distributed.processes:
+        raise StepFailed(
+            f"{spec.train.distributed.processes} processes need as many GPUs",
+            why=f"this job was given {len(cards)}",
+        )
     folder = prepare_folder(ctx, spec)
     ctx.phase("starting the processes")
     child = subprocess.Popen(command(spec, folder), env=environment(ctx, spec), cwd=ctx.work_dir)

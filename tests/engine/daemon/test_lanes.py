@@ -85,6 +85,46 @@ def test_a_job_that_does_not_fit_waits_and_names_the_holder(
     assert begins == [small, large, behind]
 
 
+def test_a_step_on_two_cards_takes_both_or_waits(
+    harness: Harness, cards: list[dict[str, Any]]
+) -> None:
+    two = {"train": {"distributed": {"processes": 2}}}
+    harness.start_engine()
+    with harness.held() as hold:
+        first = gpu_job(harness, steps=3, hold=hold)
+        harness.wait_state(first, JobState.RUNNING)
+        both = gpu_job(harness, steps=2, **two)
+        harness.wait_for(lambda: "2 GPUs at once" in harness.jobs.get(both).reason)
+        # the free card is kept for it: nobody who came later slips in
+        later = gpu_job(harness)
+        harness.wait_for(lambda: harness.jobs.get(later).reason == f"waiting behind job {both}")
+    harness.wait_ended()
+    begins = {
+        line["job"]: line["lane"] for line in harness.ledger_lines() if line["what"] == "begin"
+    }
+    assert sorted(begins[both].split(",")) == ["GPU-aaaa", "GPU-bbbb"]
+    harness.stop_engine()
+    assert violations(harness) == []
+
+
+def test_both_cards_stay_taken_when_the_engine_is_killed(
+    harness: Harness, cards: list[dict[str, Any]]
+) -> None:
+    harness.start_engine()
+    with harness.held() as hold:
+        both = gpu_job(harness, steps=3, hold=hold, train={"distributed": {"processes": 2}})
+        harness.wait_state(both, JobState.RUNNING)
+        harness.kill_engine()
+        harness.start_engine()
+        third = gpu_job(harness)
+        harness.wait_for(lambda: "has it" in harness.jobs.get(third).reason)
+        four = gpu_job(harness, train={"distributed": {"processes": 4}})
+        harness.wait_for(lambda: "needs 4 GPUs at once" in harness.jobs.get(four).reason)
+    harness.wait_state(third, JobState.SUCCEEDED)
+    assert harness.jobs.get(both).state is JobState.SUCCEEDED
+    harness.jobs.cancel(four)
+
+
 def test_a_server_holds_its_share_beside_training(
     harness: Harness, cards: list[dict[str, Any]]
 ) -> None:

@@ -42,6 +42,21 @@ def test_the_smallest_card_that_fits_is_taken() -> None:
     assert schedule([job(1, need_bytes=40 * GIB)], [LARGE, SMALL]).offers == (("j1", "gpu-large"),)
 
 
+def test_several_cards_at_once() -> None:
+    assert schedule([job(1, cards=2), job(2)], [LARGE, SMALL]).offers == (("j1", "gpu-small"),)
+    decision = schedule([job(1, cards=2), job(2)], [busy(LARGE), SMALL])
+    assert decision.offers == ()
+    assert decision.reasons["j1"] == "waiting for 2 GPUs at once: 1 of 2 are free for it"
+    assert decision.reasons["j2"] == "waiting behind job j1"
+    too_many = schedule([job(1, cards=3), job(2)], [LARGE, SMALL])
+    assert too_many.reasons["j1"] == "needs 3 GPUs at once, 2 of this machine's could do"
+    assert too_many.offers == (("j2", "gpu-small"),)
+    # each of them must have room
+    assert schedule([job(1, cards=2, need_bytes=40 * GIB)], [LARGE, SMALL]).offers == ()
+    # processes on a CPU share its one lane
+    assert schedule([job(1, cards=2)], [CPU]).offers == (("j1", "cpu"),)
+
+
 def test_a_pinned_card() -> None:
     assert schedule([job(1, device="large")], [SMALL, LARGE]).offers == (("j1", "gpu-large"),)
     reason = schedule([job(1, device="gone")], [SMALL]).reasons["j1"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from engine.kinds import Kind
 from engine.recipe.spec import StepSpec
 
@@ -37,6 +39,8 @@ class ProbeSpec(StepSpec):
     loud_kib: int = 0
     imports: str = ""
     """Modules to import first, separated by commas."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """As of a training step: ``distributed.processes`` asks for so many GPUs."""
 
 
 _OUTPUTS = {"total": "number", "tag": "text", "secret": "text", "resumed_from": "number"}
