@@ -108,17 +108,23 @@ class Data:
 
     def diff(self, name: str, old: str, new: str = "latest", key: tuple[str, ...] = ()) -> DataDiff:
         """What changed from version ``old`` to ``new``."""
-        from engine.data.history import diff
+        from engine.data.difference import diff
         from engine.data.versions import open_dataset
 
         dataset = open_dataset(name, self._paths)
         return diff(dataset, dataset.resolve(old), dataset.resolve(new), key)
 
-    def restore(self, ref: str) -> DatasetVersion:
-        """A new version with the rows of an older one."""
+    def restore(self, ref: str, *, publish: bool = True) -> DatasetVersion:
+        """A new version with the rows of an older one; signed unless ``publish`` is False."""
         from engine.data.history import restore
+        from engine.data.publish import publish_version
 
-        return restore(*self._open(ref))
+        dataset, number = self._open(ref)
+        version = restore(dataset, number)
+        if publish:
+            publish_version(dataset, version.version, self._paths)
+            version = self.version(f"{dataset.name}@{version.version}")
+        return version
 
     def tag(self, ref: str, tag: str) -> None:
         """Name a version; an existing tag moves."""
@@ -170,15 +176,15 @@ class Data:
         """The data report of the fine-tuning kind: its events, then ``{"result": report}``.
 
         Args:
-            ref: a file, ``name@version`` or a bundled dataset.
+            ref: a file, ``name``, ``name@version`` or a bundled dataset.
             options: base, format, columns, eval, max_length, on_truncate, loss_on, template. The
                 result has ``report``, ``table`` and ``warnings``.
         """
-        yield from self._finetune("data_report", data=ref, **options)
+        yield from self._finetune("data_report", data=self._versioned(ref), **options)
 
     def mask(self, ref: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Which tokens of ``count`` rows from ``start`` the loss sees: ``{"result": {"rows"}}``."""
-        yield from self._finetune("mask", data=ref, **options)
+        yield from self._finetune("mask", data=self._versioned(ref), **options)
 
     @cached_property
     def _service(self) -> Service:
@@ -195,6 +201,14 @@ class Data:
     def _finetune(self, action: str, **params: Any) -> Iterator[dict[str, Any]]:
         given = {name: value for name, value in params.items() if value is not None}
         yield from self._service.call(action, **given)
+
+    def _versioned(self, ref: str) -> str:
+        """``name@latest`` where ``ref`` is the bare name of a dataset."""
+        from engine.data.source import BUNDLED
+
+        plainly_a_file = ref in BUNDLED or "@" in ref or Path(ref).expanduser().exists()
+        is_dataset = (self._paths.datasets / ref / "table" / "_delta_log").is_dir()
+        return ref if plainly_a_file or not is_dataset else f"{ref}@latest"
 
     def _open(self, ref: str) -> tuple[Dataset, int]:
         from engine.data.versions import open_dataset

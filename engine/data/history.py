@@ -1,4 +1,4 @@
-"""Looking at versions and moving between them: rows, statistics, differences, restore, vacuum."""
+"""Looking at versions and moving between them: rows, statistics, restore, vacuum, export."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.data.plain import plain
 from engine.data.versions import Dataset, measure
 from engine.errors import BadInput, NotFound
-from engine.types.data import ColumnView, DataDiff, DatasetVersion, RowsPage, VacuumReport
+from engine.types.data import ColumnView, DatasetVersion, RowsPage, VacuumReport
 
 EXPORT_SUFFIXES = (".jsonl", ".parquet", ".csv")
+#: rows up to which distinct values are counted
+EXACT_ROWS = 1_000_000
 
 
 def rows_page(dataset: Dataset, version: int, offset: int = 0, limit: int = 50) -> RowsPage:
@@ -20,36 +23,50 @@ def rows_page(dataset: Dataset, version: int, offset: int = 0, limit: int = 50) 
     total = measure(dataset.table(version))[0]
     rows: list[dict[str, Any]] = []
     skipped = 0
-    for fragment in data.get_fragments():
-        count = fragment.count_rows()
+    for part in _parts(data):
+        if len(rows) >= limit:
+            break
+        count = sum(group.num_rows for group in part.row_groups)  # count_rows: of the whole file
         if skipped + count <= offset:
             skipped += count
             continue
-        for batch in fragment.to_batches(schema=data.schema, batch_size=1_024):
+        for batch in part.to_batches(schema=data.schema, batch_size=1_024):
             begin = max(0, offset - skipped)
             skipped += batch.num_rows
             if begin < batch.num_rows:
                 rows.extend(batch.slice(begin, limit - len(rows)).to_pylist())
             if len(rows) >= limit:
                 break
-        if len(rows) >= limit:
-            break
-    columns = tuple(data.schema.names)
-    return RowsPage(dataset.name, version, columns, tuple(map(_plain, rows)), offset, total)
+    schema = tuple((field.name, str(field.type)) for field in data.schema)
+    return RowsPage(
+        dataset.name,
+        version,
+        tuple(data.schema.names),
+        tuple(map(plain, rows)),
+        offset,
+        total,
+        schema,
+    )
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(json.dumps(row, default=str, ensure_ascii=False))
-    return value
+def _parts(data: Any) -> Iterator[Any]:
+    """The row groups of a dataset in order, each as a fragment that reads nothing else."""
+    for fragment in data.get_fragments():
+        yield from fragment.split_by_row_group()
 
 
 def statistics(dataset: Dataset, version: int) -> tuple[ColumnView, ...]:
-    """Nulls, distinct values (approximate), range and mean of every column, by DuckDB."""
+    """Nulls, distinct values, range and mean of every column, by DuckDB.
+
+    Distinct values are counted up to ``EXACT_ROWS`` rows and estimated (some 2 % off) above.
+    """
     import duckdb  # 125 ms
 
     connection = duckdb.connect()
     connection.execute("SET python_enable_replacements=false")
     connection.register("rows", dataset.dataset(version))
+    # an estimate may say 51 of 50: only where counting would take long
+    exact = measure(dataset.table(version))[0] <= EXACT_ROWS
     columns = []
     for field in dataset.dataset(version).schema:
         name = '"' + field.name.replace('"', '""') + '"'
@@ -57,9 +74,9 @@ def statistics(dataset: Dataset, version: int) -> tuple[ColumnView, ...]:
         ranges = "NULL, NULL" if nested else f"min({name})::VARCHAR, max({name})::VARCHAR"
         number = str(field.type).startswith(("int", "float", "double", "decimal"))
         mean = f"avg({name})" if number else "NULL"
+        distinct_sql = f"count(DISTINCT {name})" if exact else f"approx_count_distinct({name})"
         found = connection.execute(
-            f"SELECT count(*) - count({name}), approx_count_distinct({name}), {ranges}, {mean} "
-            "FROM rows"
+            f"SELECT count(*) - count({name}), {distinct_sql}, {ranges}, {mean} FROM rows"
         ).fetchone()
         if found is not None:
             nulls, distinct, low, high, average = found
@@ -67,65 +84,6 @@ def statistics(dataset: Dataset, version: int) -> tuple[ColumnView, ...]:
                 ColumnView(field.name, str(field.type), nulls, distinct, low, high, average)
             )
     return tuple(columns)
-
-
-def diff(
-    dataset: Dataset, old: int, new: int, key: tuple[str, ...] = (), sample: int = 5
-) -> DataDiff:
-    """Count and sample the rows that differ between two versions.
-
-    Raises:
-        BadInput: a key column that both versions do not have.
-    """
-    import duckdb
-
-    before, after = dataset.dataset(old).schema, dataset.dataset(new).schema
-    shared = [n for n in after.names if n in before.names]
-    if missing := [k for k in key if k not in shared]:
-        raise BadInput(f"no column {', '.join(missing)} in both versions")
-    connection = duckdb.connect()
-    connection.execute("SET python_enable_replacements=false")
-    connection.register("old", dataset.dataset(old))
-    connection.register("new", dataset.dataset(new))
-    # values as text, so that a changed column type compares by value and nested ones compare at all
-    text = f"SELECT {', '.join(f'{_quoted(n)}::VARCHAR AS {_quoted(n)}' for n in shared) or '1'}"
-    gone_sql = f"({text} FROM old) EXCEPT ALL ({text} FROM new)"
-    come_sql = f"({text} FROM new) EXCEPT ALL ({text} FROM old)"
-    changed = 0
-    removed = _count(connection, gone_sql)
-    added = _count(connection, come_sql)
-    if key:
-        on = " AND ".join(f"g.{_quoted(k)} IS NOT DISTINCT FROM c.{_quoted(k)}" for k in key)
-        changed = _count(connection, f"SELECT 1 FROM ({gone_sql}) g JOIN ({come_sql}) c ON {on}")
-        added, removed = added - changed, removed - changed
-    types = [
-        (n, str(before.field(n).type), str(after.field(n).type))
-        for n in shared
-        if before.field(n).type != after.field(n).type
-    ]
-    return DataDiff(
-        dataset.name, old, new, key, added, removed, changed,
-        columns_added=tuple(n for n in after.names if n not in before.names),
-        columns_removed=tuple(n for n in before.names if n not in after.names),
-        types_changed=tuple(types),
-        added_rows=_sample(connection, come_sql, sample),
-        removed_rows=_sample(connection, gone_sql, sample),
-    )  # fmt: skip
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _count(connection: Any, query: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM ({query})").fetchone()
-    return int(found[0])
-
-
-def _sample(connection: Any, query: str, limit: int) -> tuple[dict[str, Any], ...]:
-    found = connection.execute(f"SELECT * FROM ({query}) LIMIT {int(limit)}")
-    names = [d[0] for d in found.description]
-    return tuple(dict(zip(names, row, strict=True)) for row in found.fetchall())
 
 
 def restore(dataset: Dataset, version: int) -> DatasetVersion:
@@ -216,7 +174,7 @@ def export(dataset: Dataset, version: int, target: Path, *, force: bool = False)
         else:
             with fresh.open("w", encoding="utf-8") as file:
                 for row in iterate(dataset, version):
-                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False, default=plain) + "\n")
         fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.data.versions import Dataset
 from engine.errors import NotFound
 from engine.paths import StatePaths
+from engine.types.data import DatasetVersion
 
 
 def publish_version(dataset: Dataset, version: int, paths: StatePaths) -> str:
@@ -53,7 +54,7 @@ def publish_version(dataset: Dataset, version: int, paths: StatePaths) -> str:
             name=dataset.name,
             artifact_type="dataset",
             files=folder,
-            parents=[("previous_version", parent)] if parent else [],
+            parents=_parents(view, views, parent),
             metrics={"rows": float(view.rows)},
             card=f"# {dataset.name} v{version}\n\n{view.rows} rows, {view.operation} of "
             f"{Path(view.source).name or 'another version'}.\n",
@@ -65,6 +66,21 @@ def publish_version(dataset: Dataset, version: int, paths: StatePaths) -> str:
     with dataset.writing():
         dataset.record(version, manifest=manifest)
     return manifest
+
+
+def _parents(
+    view: DatasetVersion, views: dict[int, DatasetVersion], previous: str | None
+) -> list[tuple[str, str]]:
+    """The newest published version before it, and of a restore the version it came from."""
+    parents = [("previous_version", previous)] if previous else []
+    origin = views.get(int(view.source.removeprefix("v") or 0)) if _restored(view) else None
+    if origin is not None and origin.manifest and origin.manifest != previous:
+        parents.append(("restored_version", origin.manifest))
+    return parents
+
+
+def _restored(view: DatasetVersion) -> bool:
+    return view.operation == "restore" and view.source.removeprefix("v").isdigit()
 
 
 def write_parquet(dataset: Dataset, version: int, target: Path) -> list[dict[str, str]]:

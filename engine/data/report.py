@@ -132,6 +132,10 @@ class DataReport:
             ("held-out rows also in train", self.overlap.count, self.overlap.named()),
         ]
         notes = [f"{name} tokens: {count} rows" for name, count in self.ordered_histogram()]
+        if self.format == "prompt":
+            notes.append(
+                "read as prompts alone (for GRPO): an answer to learn stands in 'completion'"
+            )
         if self.first_refusal:
             notes.append(self.first_refusal)
         return {

@@ -53,12 +53,20 @@ def resolve_data(ref: str, paths: StatePaths) -> DataLocation:
         from engine.data import resolve_version
 
         return resolve_version(ref, paths)
-    near = difflib.get_close_matches(ref, BUNDLED, n=1) or _siblings(path)
+    near = _versioned(ref, paths) or difflib.get_close_matches(ref, BUNDLED, n=1) or _siblings(path)
     raise NotFound(
         f"there is no data {ref!r}",
         why="it is no file, no dataset version and no bundled dataset",
         hint=f"did you mean {near[0]}?" if near else f"bundled: {', '.join(sorted(BUNDLED))}",
     )
+
+
+def _versioned(ref: str, paths: StatePaths) -> list[str]:
+    """A dataset named without its version, as it has to be written."""
+    from engine.data.versions import NAME
+
+    known = NAME.fullmatch(ref) and (paths.datasets / ref / "table").is_dir()
+    return [f"{ref}@latest"] if known else []
 
 
 def _siblings(path: Path) -> list[str]:

@@ -11,8 +11,10 @@ import json
 import re
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.data.plain import TIME_COLUMNS, plain
 from engine.data.versions import dataset_names, open_dataset
 from engine.errors import BadInput, Refused
 from engine.paths import StatePaths
@@ -30,6 +32,8 @@ TABLES = {
     "artifacts": "the registry: name, artifact_type, manifest, ...",
 }
 _PINNED = re.compile(r'"([a-z0-9][a-z0-9._-]*)@([^"]+)"')
+#: ``tickets@v3`` outside of quotes
+_UNQUOTED = re.compile(r'(?<!["\w])[a-z0-9][a-z0-9._-]*@[\w.:+-]+', re.IGNORECASE)
 _READS = {"SELECT", "EXPLAIN"}
 
 
@@ -58,7 +62,7 @@ def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = 
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
         found = connection.execute(query)
-        rows = found.fetchmany(limit + 1)
+        rows = [tuple(map(plain, row)) for row in found.fetchmany(limit + 1)]
         columns = _distinct([str(d[0]) for d in found.description or ()])
         types = tuple(str(d[1]) for d in found.description or ())
     except duckdb.PermissionException as error:
@@ -71,14 +75,15 @@ def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = 
         names = ", ".join([*TABLES, *dataset_names(paths)])
         raise BadInput(_first(error), why=f"tables: {names}", hint=_VERSION_HINT) from error
     except duckdb.Error as error:
-        raise BadInput(_first(error), why=_rest(error)) from error
+        hint = _VERSION_HINT if _UNQUOTED.search(query) else ""
+        raise BadInput(_first(error), why=_rest(error), hint=hint) from error
     finally:
         connection.close()
     seconds = time.perf_counter() - started
     return SqlResult(columns, types, tuple(rows[:limit]), len(rows) > limit, seconds)
 
 
-_VERSION_HINT = 'an older version is written in quotes: "tickets@v3"'
+_VERSION_HINT = 'a version is written in double quotes: select * from "tickets@v3"'
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
@@ -134,10 +139,15 @@ def _store_table(paths: StatePaths, table: str) -> pa.Table:
     """A table of ``jobs.db`` as Arrow; every column is there, an absent store has no row."""
     import pyarrow as pa
 
-    if not paths.jobs_db.exists():
-        return pa.table({"id": pa.array([], pa.string())})
-    store = sqlite3.connect(f"file:{paths.jobs_db}?mode=ro", uri=True, timeout=5)
+    from engine.store.schema import MIGRATIONS
+
+    where = f"file:{paths.jobs_db}?mode=ro" if paths.jobs_db.exists() else ":memory:"
+    store = sqlite3.connect(where, uri=True, timeout=5)
     try:
+        if where == ":memory:":
+            for statement in (line for migration in MIGRATIONS for line in migration):
+                store.execute(statement)
+        declared = {r[1]: str(r[2]).upper() for r in store.execute(f'PRAGMA table_info("{table}")')}
         found = store.execute(f'SELECT * FROM "{table}"')
         names = [d[0] for d in found.description]
         rows = found.fetchall()
@@ -146,13 +156,23 @@ def _store_table(paths: StatePaths, table: str) -> pa.Table:
     columns = {}
     for at, name in enumerate(names):
         values = [row[at] for row in rows]
-        kinds = {type(v) for v in values if v is not None}
-        if not kinds or kinds - {int, float}:
-            values = [None if v is None else str(v) for v in values]
-            columns[name] = pa.array(values, pa.string())
+        if declared[name] == "REAL":
+            columns[name] = (
+                _moments(values) if name in TIME_COLUMNS else pa.array(values, pa.float64())
+            )
+        elif declared[name] == "INTEGER":
+            columns[name] = pa.array(values, pa.int64())
         else:
-            columns[name] = pa.array(values, pa.float64() if float in kinds else pa.int64())
+            columns[name] = pa.array([None if v is None else str(v) for v in values], pa.string())
     return pa.table(columns)
+
+
+def _moments(seconds: Sequence[float | None]) -> pa.Array:
+    """Seconds since the epoch as moments: shown in local time with its zone."""
+    import pyarrow as pa
+
+    micros = [None if s is None else round(s * 1e6) for s in seconds]
+    return pa.array(micros, pa.timestamp("us", "UTC"))
 
 
 _METRIC_FIELDS = (
@@ -181,7 +201,7 @@ def _metrics(paths: StatePaths) -> pa.Table:
     data: dict[str, Any] = {
         "job_id": pa.array([k[0] for k in rows], pa.string()),
         "step": pa.array([k[1] for k in rows], pa.string()),
-        "t": pa.array([_number(e.get("t")) for e in rows.values()], pa.float64()),
+        "t": _moments([_number(e.get("t")) for e in rows.values()]),
     }
     for name in _METRIC_FIELDS:
         data[name] = pa.array([_number(e.get(name)) for e in rows.values()], pa.float64())
@@ -198,14 +218,19 @@ def _artifacts(paths: StatePaths) -> pa.Table:
     import pyarrow as pa
 
     from engine.registry import Registry
+    from engine.types.artifacts import ArtifactView
 
     views = [dataclasses.asdict(view) for view in Registry.open(paths).list()]
-    if not views:
-        return pa.table({"name": pa.array([], pa.string()), "manifest": pa.array([], pa.string())})
-    names = list(views[0])
-    columns = {n: pa.array([_cell(v[n]) for v in views]) for n in names}
-    empty = {n for n, c in columns.items() if pa.types.is_null(c.type)}
-    return pa.table({n: c.cast(pa.string()) if n in empty else c for n, c in columns.items()})
+    columns = {}
+    for field in dataclasses.fields(ArtifactView):
+        values = [view[field.name] for view in views]
+        if field.name in TIME_COLUMNS:
+            columns[field.name] = _moments(values)
+            continue
+        column = pa.array([_cell(value) for value in values])
+        # without a row, or with nothing in any
+        columns[field.name] = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+    return pa.table(columns)
 
 
 def _cell(value: Any) -> Any:

@@ -104,6 +104,7 @@ class Dataset:
                     tags=tags,
                     manifest=known.get("manifest"),
                     pinned=bool(tags) or bool(known.get("manifest")),
+                    message=str(entry.get("modelops.message") or ""),
                 )
             )
         return tuple(self._counted(v) for v in found)
@@ -167,7 +168,8 @@ class Dataset:
         for version in versions:
             if version.time <= moment.timestamp():
                 return version.version
-        oldest = datetime.fromtimestamp(versions[-1].time, UTC).isoformat(timespec="seconds")
+        first = datetime.fromtimestamp(versions[-1].time, UTC).astimezone()
+        oldest = first.isoformat(timespec="seconds")
         raise NotFound(f"{self.name} did not exist on {text}", why=f"its first version: {oldest}")
 
     # -- what Delta has no place for --------------------------------------------------------------

@@ -42,6 +42,8 @@ class DatasetVersion:
     """Manifest id of the signed artifact, once the version was published."""
     pinned: bool = False
     """True when a tag or a lineage keeps its files from ``vacuum``."""
+    message: str = ""
+    """What was said at its import."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class RowsPage:
     rows: tuple[dict[str, Any], ...]
     offset: int
     total: int
+    schema: tuple[tuple[str, str], ...] = ()
+    """(column, type)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class DataDiff:
     """(column, old type, new type)."""
     added_rows: tuple[dict[str, Any], ...] = ()
     removed_rows: tuple[dict[str, Any], ...] = ()
+    changed_rows: tuple[dict[str, Any], ...] = ()
+    """Samples: ``{"key": {column: value}, "changes": {column: [old, new]}}``."""
 
 
 @dataclass(frozen=True)

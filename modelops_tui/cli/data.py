@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +36,29 @@ def _version_row(version: Any) -> dict[str, Any]:
     return row
 
 
+def _made(version: Any) -> None:
+    """A version that was made just now."""
+    row = _version_row(version)
+    del row["signed"]  # the manifest stands there in full
+    if out.format is Format.TABLE:
+        row = {name: value for name, value in row.items() if value not in ("", None)}
+    out.record(row)
+
+
+def _shown(value: Any) -> Any:
+    """A value as a table shows it: nothing cut, lists and objects as JSON."""
+    if isinstance(value, (dict, list, bool)):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, float) and not value.is_integer() else value
+
+
+def _data_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows of data; where a terminal is too narrow for them, that is told."""
+    shown = [{name: _shown(value) for name, value in row.items()} for row in rows]
+    if out.table(columns, shown):
+        out.say("long values are cut to fit the terminal: --json shows all")
+
+
 @app.command("import")
 def import_(
     source: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet, text, or a folder.")],
@@ -54,7 +79,7 @@ def import_(
     )
     if not fresh:
         out.say(f"{source} is what v{version.version} was made from: no new version")
-    out.record(_version_row(version))
+    _made(version)
 
 
 @app.command("list")
@@ -96,33 +121,28 @@ def show(
             {
                 "version": dataclasses.asdict(version),
                 "versions": [dataclasses.asdict(v) for v in data.versions(version.name)],
+                "schema": dict(page.schema),
                 "statistics": [dataclasses.asdict(c) for c in columns],
                 "rows": page.rows,
             }
         )
         return
     out.line(f"{version.name} v{version.version}: {version.rows} rows, {version.size_bytes} bytes")
-    out.rows(
-        ("version", "time", "operation", "rows", "tags", "signed", "source"),
-        [_version_row(v) for v in data.versions(version.name)],
-    )
+    out.line("columns: " + ", ".join(f"{name} {kind}" for name, kind in page.schema))
+    versions = [_version_row(v) for v in data.versions(version.name)]
+    names = ["version", "time", "operation", "rows", "tags", "signed", "source"]
+    if any(row["message"] for row in versions):
+        names.append("message")
+    out.rows(names, versions)
     if columns:
         out.line()
-        names = ("name", "type", "nulls", "distinct", "minimum", "maximum", "mean")
-        out.rows(names, [_clipped(dataclasses.asdict(c)) for c in columns])
+        names = ["name", "type", "nulls", "distinct", "minimum", "maximum", "mean"]
+        _data_table(names, [dataclasses.asdict(c) for c in columns])
     if page.rows:
         out.line()
-        out.rows(page.columns, [_clipped(r) for r in page.rows])
-
-
-def _clipped(row: dict[str, Any], width: int = 60) -> dict[str, Any]:
-    def clip(value: Any) -> Any:
-        if value is None or isinstance(value, (int, float)):
-            return value
-        text = str(value)
-        return text if len(text) <= width else text[: width - 1] + "…"
-
-    return {name: clip(value) for name, value in row.items()}
+        _data_table(page.columns, page.rows)
+        last = offset + len(page.rows)
+        out.say(f"rows {offset + 1} to {last} of {page.total}: --rows and --offset show others")
 
 
 @app.command()
@@ -146,16 +166,32 @@ def diff(
             out.line(f"{sign} column {column}")
     for column, before, after in found.types_changed:
         out.line(f"~ column {column}: {before} -> {after}")
+    for row in found.changed_rows:
+        key_text = " ".join(f"{n}={_text(v)}" for n, v in row["key"].items())
+        values = (f"{n}: {_text(a)} -> {_text(b)}" for n, (a, b) in row["changes"].items())
+        out.line(f"~ {key_text}  {'; '.join(values)}")
     for sign, rows in (("-", found.removed_rows), ("+", found.added_rows)):
         for row in rows:
-            out.line(f"{sign} {_clipped(row)}")
+            out.line(f"{sign} {_text(row)}")
+    shown = len(found.changed_rows) + len(found.removed_rows) + len(found.added_rows)
+    whole = found.changed + found.removed + found.added
+    if shown < whole:
+        out.say(f"{shown} of {whole} are shown: data sql shows any of them")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @app.command()
-def restore(ref: Ref, as_json: Json = False) -> None:
+def restore(
+    ref: Ref,
+    sign: Annotated[bool, typer.Option(help="Publish the version as a signed artifact.")] = True,
+    as_json: Json = False,
+) -> None:
     """Make a new version with the rows of an older one."""
     out.choose(as_json=as_json)
-    out.record(_version_row(Workbench().data.restore(ref)))
+    _made(Workbench().data.restore(ref, publish=sign))
 
 
 @app.command()
@@ -169,7 +205,10 @@ def sql(
     out.choose(as_json=as_json, as_csv=as_csv)
     found = Workbench().data.sql(query, limit)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
-    out.rows(found.columns, rows, empty="no row")
+    if out.format is Format.TABLE and rows:
+        _data_table(found.columns, rows)
+    else:
+        out.rows(found.columns, rows, empty="no row")
     if found.truncated:
         out.say(f"only the first {limit} rows: --limit shows more")
 
@@ -250,7 +289,7 @@ def rm(name: Name, force: Force = False, as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    ref: Annotated[str, typer.Argument(help="A file, NAME@VERSION or a bundled dataset.")],
+    ref: Annotated[str, typer.Argument(help="A file, NAME, NAME@VERSION or a bundled dataset.")],
     base: Annotated[str | None, typer.Option(help="Model whose tokenizer counts.")] = None,
     data_format: Annotated[str | None, typer.Option("--format", help="Row format.")] = None,
     eval_ref: Annotated[str | None, typer.Option("--eval", help="Held-out data.")] = None,
@@ -267,7 +306,7 @@ def check(
 
 @app.command()
 def mask(
-    ref: Annotated[str, typer.Argument(help="A file, NAME@VERSION or a bundled dataset.")],
+    ref: Annotated[str, typer.Argument(help="A file, NAME, NAME@VERSION or a bundled dataset.")],
     row: Annotated[int, typer.Option("--row", help="First row, from 1.", min=1)] = 1,
     count: Annotated[int, typer.Option("--count", "-n", help="Rows.", min=1)] = 1,
     base: Annotated[str | None, typer.Option(help="Model whose template applies.")] = None,

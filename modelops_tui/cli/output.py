@@ -166,7 +166,7 @@ class Output:
         titles: Mapping[str, str] | None = None,
         *,
         fold: bool = False,
-    ) -> None:
+    ) -> bool:
         """Aligned columns, whatever the format: for reports made of several tables.
 
         On a terminal that is too narrow long texts are cut, but never the first column, which
@@ -197,6 +197,7 @@ class Output:
             for row in [head, *body]:
                 cells = [_fit(row[i], widths[i], numeric[i]) for i in block]
                 self._write("  ".join(cells).rstrip() + "\n")
+        return any(width(row[i]) > widths[i] for row in body for i in range(len(columns)))
 
     def _write(self, text: str) -> None:
         """Every byte of stdout goes through here; a reader that left (``| head``) is no error."""

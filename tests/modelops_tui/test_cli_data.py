@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,48 @@ def test_import_list_show_sql_and_back(run, tmp_path: Path) -> None:
     told = json.loads(run("data", "export", "tickets@golden", "out.csv", "--json"))
     assert told == {"ref": "tickets@golden", "file": "out.csv", "rows": 2}
     assert (tmp_path / "out.csv").read_text().startswith("id,text\n1,a\n")
+
+
+def test_rows_are_shown_whole_with_nested_values_as_json(run, tmp_path: Path) -> None:
+    long = "word " * 100 + "end"
+    rows = [
+        {
+            "id": 1,
+            "ratio": 0.1234567890123,
+            "deep": {"tags": ["a", None], "ok": True},
+            "text": long,
+        },
+        {"id": 2, "ratio": 2.5, "deep": {"tags": [], "ok": False}, "text": "short"},
+    ]
+    (tmp_path / "deep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("data", "import", "deep.jsonl", "-m", "as delivered")
+    shown = run("data", "show", "deep", "--stats")
+    assert '{"tags": ["a", null], "ok": true}' in shown
+    assert "0.1234567890123" in shown
+    assert long in shown
+    assert "as delivered" in shown
+    assert "columns: id int64, ratio double, deep struct<" in shown
+    assert long in run("data", "sql", "select text, deep from deep")
+    (tmp_path / "deep.jsonl").write_text(json.dumps({**rows[0], "text": "new"}) + "\n")
+    run("data", "import", "deep.jsonl", "--merge", "--key", "id")
+    changed = run("data", "diff", "deep", "v1", "v2", "--key", "id")
+    assert f'~ id=1  text: "{long}" -> "new"' in changed
+    (pair,) = json.loads(run("data", "diff", "deep", "v1", "--key", "id", "--json"))["changed_rows"]
+    assert pair == {"key": {"id": 1}, "changes": {"text": [long, "new"]}}
+
+
+def test_time_travel_by_date(run, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": 1}\n')
+    run("data", "import", "t.jsonl")
+    (version,) = json.loads(run("data", "show", "t", "--json"))["versions"]
+    (tmp_path / "t.jsonl").write_text('{"id": 2}\n')
+    run("data", "import", "t.jsonl")
+    moment = datetime.fromtimestamp(version["time"] + 0.001).astimezone().isoformat()
+    shown = json.loads(run("data", "show", f"t@{moment}", "--json"))
+    assert [row["id"] for row in shown["rows"]] == [1]
+    query = f'select id from "t@{moment}"'
+    assert json.loads(run("data", "sql", query, "--json")) == [{"id": 1}]
+    assert "did not exist on 1999-01-01" in run("data", "show", "t@1999-01-01", status=3)
 
 
 def test_a_vacuum_and_a_removal_are_told_in_words_and_json(run, tmp_path: Path) -> None:

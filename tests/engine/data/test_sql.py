@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,8 +94,41 @@ def test_jobs_and_metrics(paths: StatePaths) -> None:
     assert run_sql(query, paths).rows == (("succeeded", 1.5, 2),)
 
 
+def test_moments_have_their_zone_and_can_be_reckoned_with(paths: StatePaths) -> None:
+    from engine.store.schema import MIGRATIONS
+
+    store = sqlite3.connect(paths.jobs_db)
+    for statement in MIGRATIONS[0]:
+        store.execute(statement)
+    columns = {r[1]: (r[2], r[3]) for r in store.execute("pragma table_info(jobs)")}
+    values: dict[str, Any] = {
+        n: "" if kind == "TEXT" else 1 for n, (kind, needed) in columns.items() if needed
+    }
+    values.update(
+        id="000001-ab", state="succeeded", created=1_000_000_000.25, ended=1_000_000_060.25
+    )
+    marks = ", ".join("?" * len(values))
+    store.execute(f"insert into jobs ({', '.join(values)}) values ({marks})", [*values.values()])
+    store.commit()
+    store.close()
+    found = run_sql("select created, epoch(ended - created), started from jobs", paths)
+    ((created, seconds, started),) = found.rows
+    moment = datetime.fromisoformat(created)
+    assert (moment.timestamp(), moment.tzinfo is not None) == (1_000_000_000.25, True)
+    assert (seconds, started) == (60.0, None)
+
+
+def test_an_unquoted_version_says_how_it_is_written(paths: StatePaths) -> None:
+    with pytest.raises(BadInput) as caught:
+        run_sql("select * from tickets@v1", paths)
+    assert 'select * from "tickets@v3"' in caught.value.hint
+
+
 def test_a_fresh_state_directory_answers(tmp_path: Path) -> None:
     empty = StatePaths(tmp_path / "empty").ensure()
+    assert run_sql("select name, state, created from jobs", empty).rows == ()
+    assert run_sql("select name, created, parents from artifacts", empty).rows == ()
+    assert run_sql("select outputs from steps", empty).rows == ()
     assert run_sql("select count(*) from jobs", empty).rows == ((0,),)
     assert run_sql("select count(*) from metrics", empty).rows == ((0,),)
     assert run_sql("select count(*) from artifacts", empty).rows == ((0,),)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.data.history import diff, export, iterate, restore, rows_page, statistics, vacuum
+from engine.data.difference import diff
+from engine.data.history import export, iterate, restore, rows_page, statistics, vacuum
 from engine.data.publish import publish_version
 from engine.data.reading import iterate_rows
 from engine.data.rows import read_rows
@@ -201,6 +202,84 @@ def test_diff_with_and_without_a_key(tmp_path: Path, paths: StatePaths) -> None:
     assert (plain.added, plain.removed) == (2, 2)
     assert (keyed.added, keyed.removed, keyed.changed) == (1, 1, 1)
     assert keyed.columns_added == ("n",)
+
+
+def test_a_diff_shows_what_changed_and_counts_repeated_keys_once(
+    tmp_path: Path, paths: StatePaths
+) -> None:
+    old = [{"id": 1, "t": "a", "deep": {"x": [1]}}, {"id": 2, "t": "b", "deep": {"x": [2]}}]
+    dataset = put(tmp_path, paths, old)
+    put(tmp_path, paths, [{"id": 1, "t": "A", "deep": {"x": [1]}}] * 2, mode="append")
+    put(tmp_path, paths, [{"id": 1, "t": "z", "deep": {"x": [9]}}] * 3 + old[1:])
+    keyed = diff(dataset, 1, 3, ("id",))
+    # one row became three with its key: one changed, two came
+    assert (keyed.added, keyed.removed, keyed.changed) == (2, 0, 1)
+    assert keyed.changed_rows == (
+        {"key": {"id": 1}, "changes": {"t": ["a", "z"], "deep": [{"x": [1]}, {"x": [9]}]}},
+    )
+    (row, *_) = diff(dataset, 1, 2).added_rows
+    assert row == {"id": 1, "t": "A", "deep": {"x": [1]}}, "values, not their texts"
+
+
+def test_a_changed_type_is_told_and_compared_by_its_text(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"id": 1, "n": 5}, {"id": 2, "n": 6}])
+    put(tmp_path, paths, [{"id": 1, "n": "5"}, {"id": 2, "n": "six"}])
+    found = diff(dataset, 1, 2, ("id",))
+    assert found.types_changed == (("n", "int64", "string"),)
+    assert (found.changed, found.changed_rows[0]["changes"]) == (1, {"n": ["6", "six"]})
+
+
+def test_a_page_reads_only_its_row_groups(tmp_path: Path, paths: StatePaths) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from deltalake import write_deltalake
+
+    put(tmp_path, paths, [{"id": 0, "text": "x"}])
+    dataset = open_dataset("tickets", paths)
+    rows = pa.table({"id": range(5_000), "text": [f"row {n} " * 20 for n in range(5_000)]})
+    write_deltalake(str(dataset.table_path), rows, mode="overwrite")
+    number = dataset.latest()
+    (file,) = (f for f in dataset.table_path.glob("*.parquet") if f.stat().st_size > 10_000)
+    pq.write_table(rows, file, row_group_size=1_000, compression="none")
+    first = pq.ParquetFile(file).metadata.row_group(0).column(1)
+    with file.open("r+b") as damaged:  # whoever reads the first row group fails
+        damaged.seek(first.dictionary_page_offset or first.data_page_offset)
+        damaged.write(b"\xff" * first.total_compressed_size)
+    page = rows_page(dataset, number, 3_999, 3)
+    assert [row["id"] for row in page.rows] == [3_999, 4_000, 4_001]
+    assert (page.total, page.schema) == (5_000, (("id", "int64"), ("text", "string")))
+    with pytest.raises(OSError):
+        rows_page(dataset, number, 0, 1)
+
+
+def test_statistics_count_exactly(tmp_path: Path, paths: StatePaths) -> None:
+    rows = [{"id": n, "even": n % 2 == 0, "tags": ["a"] * (n % 3)} for n in range(3_000)]
+    dataset = put(tmp_path, paths, rows)
+    assert [column.distinct for column in statistics(dataset, 1)] == [3_000, 2, 3]
+
+
+def test_a_message_is_kept_with_its_version(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, ONE, message="the first delivery")
+    assert dataset.versions()[0].message == "the first delivery"
+
+
+def test_a_restored_version_is_signed_with_both_its_parents(
+    tmp_path: Path, paths: StatePaths
+) -> None:
+    from engine.api.data import Data
+    from engine.registry import Registry
+
+    data = Data(paths)
+    first, _ = data.import_file(rows_file(tmp_path, ONE), "tickets")
+    second, _ = data.import_file(rows_file(tmp_path, [{"id": 9}]), "tickets")
+    restored = data.restore("tickets@v1")
+    assert restored.manifest
+    parents = Registry.open(paths).resolve(restored.manifest).parents
+    assert parents == (
+        ("previous_version", second.manifest),
+        ("restored_version", first.manifest),
+    )
+    assert data.restore("tickets@v2", publish=False).manifest is None
 
 
 def test_restore_and_export(tmp_path: Path, paths: StatePaths) -> None:
