@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.paths import StatePaths
 from engine.registry import Registry
 from engine.worker.context import Stopped
 from tests.support.step import events, make_context, run_step
+from tests.support.tiny_model import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
@@ -49,8 +51,12 @@ def weights(home: Path, manifest: str) -> bytes:
     return file.read_bytes()
 
 
-def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
-    """Run in a process of its own and SIGKILL it once ``after_step`` is checkpointed."""
+def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int, *, seen: str = "") -> None:
+    """Run in a process of its own and SIGKILL it once ``after_step`` is checkpointed.
+
+    Or once ``seen`` stands in the events, for methods without checkpoints.
+    """
+    awaited = seen or f'"type": "checkpoint", "done": {after_step}'
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(home), json.dumps(recipe)],
         cwd=ROOT,
@@ -64,7 +70,7 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
     try:
         while time.monotonic() < deadline and child.poll() is None:
             text = log.read_text() if log.exists() else ""
-            if f'"type": "checkpoint", "done": {after_step}' in text:
+            if awaited in text:
                 break
             time.sleep(0.002)
         assert child.poll() is None, (child.stderr.read() if child.stderr else b"").decode()
@@ -87,6 +93,7 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
         pytest.param(
             {"method": "lora", "packing": True, "batch": 1}, id="packed", marks=pytest.mark.nightly
         ),
+        pytest.param({"method": "pretrain", "lr": 1e-3}, id="pretrain", marks=pytest.mark.nightly),
         pytest.param({"method": "dora"}, id="dora", marks=pytest.mark.nightly),
         pytest.param(
             {"method": "lora", "batch": 2, "accumulate": 1, "distributed": {"processes": 2}},
@@ -103,6 +110,25 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int) -> None:
             },
             id="fsdp",
             marks=pytest.mark.nightly,
+        ),
+        *(
+            pytest.param(
+                {
+                    "method": "full",
+                    "lr": 1e-3,
+                    "batch": 2,
+                    "accumulate": 1,
+                    "distributed": {"processes": 2, "strategy": "deepspeed", "zero_stage": stage},
+                },
+                id=f"zero-{stage}",
+                marks=[
+                    pytest.mark.nightly,
+                    pytest.mark.skipif(
+                        find_spec("deepspeed") is None, reason="DeepSpeed is an extra"
+                    ),
+                ],
+            )
+            for stage in (2, 3)
         ),
         pytest.param({"method": "qlora"}, id="qlora", marks=pytest.mark.nightly),
         pytest.param({"method": "dpo"}, id="dpo", marks=pytest.mark.nightly),
@@ -123,6 +149,9 @@ def test_kill_and_resume_is_bit_identical(
     }
     if train["method"] in bundled:
         recipe["data"] = {"train": bundled[train["method"]], "max_length": 400, "rows": 32}
+    if train["method"] == "pretrain":
+        texts = [{"text": line} for line in (ROOT / "LICENSE").read_text().splitlines() if line]
+        recipe["data"] = {"train": str(write_jsonl(tmp_path / "t.jsonl", texts)), "max_length": 96}
     if train["method"] == "grpo":
         recipe["preference"] = {"reward": "house-style", "answer_tokens": 6}
     whole = run_step(tmp_path / "whole", "finetune", recipe)
@@ -141,6 +170,32 @@ def test_kill_and_resume_is_bit_identical(
             if "loss" in event:
                 by_step.setdefault(event["done"], set()).add(event["loss"])
     assert all(len(values) == 1 for values in by_step.values()), by_step
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("head", ["linear", "spiking"])
+def test_a_killed_reward_model_ends_with_the_same_head(
+    tmp_path: Path, tiny_model: Path, head: str
+) -> None:
+    """Its features are kept; the heads are trained anew, from the same seed."""
+    recipe = {
+        "base": str(tiny_model),
+        "data": {"train": "house/preferences", "max_length": 400, "rows": 32},
+        "train": {"method": "reward", "epochs": 60},
+        "preference": {"head": head},
+    }
+    whole = run_step(tmp_path / "whole", "finetune", recipe)
+    run_and_kill(tmp_path / "broken", recipe, 0, seen=f"training the {head} head")
+    resumed = run_step(tmp_path / "broken", "finetune", recipe)
+
+    phases = [e["name"] for e in events(tmp_path / "broken", "phase")]
+    assert phases.count(f"training the {head} head") == 2
+    read = [e["name"] for e in events(tmp_path / "whole", "phase")]
+    reading = "reading the base's hidden states"
+    assert phases.count(reading) == read.count(reading) == 2
+    assert weights(tmp_path / "broken", str(resumed.outputs["model"])) == weights(
+        tmp_path / "whole", str(whole.outputs["model"])
+    )
 
 
 def test_a_stop_saves_and_the_next_attempt_goes_on(
