@@ -74,15 +74,15 @@ def test_a_whole_model_answers_through_vllm(
 def test_what_vllm_answers_wrongly_is_not_handed_over(
     tiny_model: Path, rows: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here vLLM is given a configuration that says something else."""
+    """Here vLLM is given weights that turn every preference around."""
+    from safetensors.torch import load_file, save_file
 
     def damaged(ctx: Any, folder: Path, *rest: Any) -> Any:
-        file = folder / "config.json"
-        text = file.read_text(encoding="utf-8")
+        file = folder / "model.safetensors"
+        tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+        tensors["model.norm.weight"] *= -3
         file.unlink()  # it may be a hard link of the source's
-        config = json.loads(text)
-        config["rms_norm_eps"] = 100.0
-        file.write_text(json.dumps(config), encoding="utf-8")
+        save_file(tensors, file, {"format": "pt"})
         return prove_vllm(ctx, folder, *rest)
 
     monkeypatch.setattr("recipes.export.run.prove_vllm", damaged)
