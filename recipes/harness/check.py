@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from engine.errors import ModelOpsError
 from engine.models import resolve_model
@@ -26,7 +25,7 @@ def check(spec: HarnessSpec, context: CheckContext) -> list[Problem]:
             except ModelOpsError as error:
                 problems.append(Problem((key,), str(error), error.hint))
     try:
-        read_tasks(Path(spec.tasks).expanduser(), spec.names)
+        read_tasks(spec.place, spec.names)
     except ModelOpsError as error:
         key = "names" if spec.names and "there is no task " in str(error) else "tasks"
         problems.append(Problem((key,), str(error), error.hint))

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import BadInput, MissingPart, StepFailed
@@ -56,7 +55,7 @@ def run(ctx: StepContext) -> StepResult:
     os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_CACHE"] = str(ctx.work_dir / "rows")
     os.environ["HF_EVALUATE_OFFLINE"] = "1"
-    tasks = read_tasks(Path(spec.tasks).expanduser(), spec.names)
+    tasks = read_tasks(spec.place, spec.names)
     import torch  # 1.5 s
 
     if ctx.threads:
@@ -265,6 +264,6 @@ def report(
     table = side_by_side("lm-eval", names, lines, notes)
     ctx.event("table", **table)
     numbers = {f"{x.task}/{x.metric}": x.value for x in first} | outputs
-    body = {"model": tuned.name, "manifest": tuned.manifest, "tasks": spec.tasks}
+    body = {"model": tuned.name, "manifest": tuned.manifest, "tasks": spec.tasks or "bundled"}
     view = publish_report(ctx, tuned, {**body, "table": table, "numbers": numbers}, numbers)
     return StepResult({**outputs, "report": view.id}, (table,))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lm_eval")
 
+import recipes.harness
 from engine.errors import BadInput, NotFound
 from engine.paths import StatePaths
 from engine.recipe.check import CheckContext
 from engine.registry import Registry
 from recipes.harness.check import check
 from recipes.harness.run import Line, mean_score
-from recipes.harness.schema import HarnessSpec
+from recipes.harness.schema import HarnessSpec, bundled_tasks
 from recipes.harness.tasks import read_tasks
 from tests.support.step import events, run_step
 
@@ -164,3 +166,23 @@ def test_the_mean_counts_tasks_alike() -> None:
     ]
     assert mean_score(lines) == 0.75
     assert mean_score(lines[3:]) is None
+
+
+def test_the_ready_recipe_runs_the_bundled_tasks(tmp_path: Path, tiny_model: Path) -> None:
+    text = (Path(recipes.harness.__file__).parent / "lm-eval.toml").read_text()
+    values = {k: v for k, v in tomllib.loads(text).items() if k not in ("recipe", "name", "kind")}
+    spec = HarnessSpec.model_validate(values)
+    assert check(spec, CheckContext(StatePaths(tmp_path / "home"), tmp_path, "lm-eval")) == []
+    values |= {"model": str(tiny_model), "limit": 4}
+    result = run_step(tmp_path / "home", "lm-eval", values, step="lm-eval")
+
+    (table,) = result.report
+    names = " ".join(str(row[0]) for row in table["rows"])
+    assert "house-answers" in names
+    assert "neutral-prose" in names
+    assert 0 <= float(result.outputs["score"]) <= 1
+    # the rows: one right answer of four each, at every place
+    folder = bundled_tasks() / "rows" / "house.jsonl"
+    rows = [json.loads(line) for line in folder.read_text().splitlines()]
+    assert {row["label"] for row in rows} == {0, 1, 2, 3}
+    assert all(len(set(row["choices"])) == 4 for row in rows)
