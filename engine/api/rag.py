@@ -200,10 +200,24 @@ class Rag:
             queries: a folder with queries.jsonl and qrels.tsv.
             index: to search; empty: the folder's own documents, indexed first.
             options: configurations: name -> settings of ``recipes.rag.retrieve.Settings``; the
-                first is compared with each of the others.
+                first is compared with each of the others. Of a mixed set, real and generated
+                questions are measured and compared apart.
         """
         folder = str(Path(queries).expanduser().absolute())
         yield from self._service.call("evaluate", queries=folder, index=index, **options)
+
+    def questions(self, index: str, folder: str, **options: Any) -> Iterator[dict[str, Any]]:
+        """Let a model make up questions about an index: progress, then ``{"result": ...}``.
+
+        They are marked as generated, and ``evaluate`` reports them apart from real ones.
+
+        Args:
+            index: name of an index, or an artifact.
+            folder: where queries.jsonl and qrels.tsv go; one with real questions is refused.
+            options: count, seed, model (a deployment's name or a model), force.
+        """
+        place = str(Path(folder).expanduser().absolute())
+        yield from self._service.call("questions", index=index, folder=place, **options)
 
 
 def answer_from_json(value: dict[str, Any]) -> Answer:

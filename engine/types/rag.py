@@ -162,3 +162,7 @@ class Evaluation:
     latency_ms: dict[str, float]
     per_query: tuple[dict[str, Any], ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    questions: str = "real"
+    """``real``, or ``generated`` by a model: the two are never measured together."""
+    missing: int = 0
+    """Relevant documents that the index does not hold: they count as not found."""

@@ -21,6 +21,9 @@ IndexName = Annotated[str, typer.Argument(help="Index, or an artifact such as NA
 PathGlob = Annotated[str, typer.Option("--path", help="Only files that fit this glob.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Only documents with this tag.")]
 Since = Annotated[str, typer.Option(help="Only documents of this day or later.")]
+Reranker = Annotated[
+    Path | None, typer.Option("--reranker", help="Folder of a cross-encoder for the best hits.")
+]
 Until = Annotated[str, typer.Option(help="Only documents of this day or earlier.")]
 
 
@@ -112,13 +115,14 @@ def search(
     since: Since = "",
     until: Until = "",
     mode: Annotated[str, typer.Option(help="hybrid, bm25, dense or rrf.")] = "hybrid",
+    reranker: Reranker = None,
     as_json: Json = False,
 ) -> None:
     """Find the best passages."""
     out.choose(as_json=as_json)
     found = Workbench().rag.search(
         index, query, k, path=path, tags=tag or [], since=since, until=until,
-        settings={"mode": mode},
+        settings={"mode": mode, **_reranked(reranker)},
     )  # fmt: skip
     if out.format is not Format.TABLE:
         out.json(dataclasses.asdict(found))
@@ -126,7 +130,8 @@ def search(
     for number, hit in enumerate(found.hits, 1):
         words = "-" if hit.bm25 is None else f"{hit.bm25:.2f}"
         out.line(f"{number}. {hit.place}")
-        out.line(f"   score {hit.score:.3f}  bm25 {words}  cosine {hit.cosine:.3f}")
+        again = "" if hit.rerank is None else f"  reranked {hit.rerank:.3f}"
+        out.line(f"   score {hit.score:.3f}  bm25 {words}  cosine {hit.cosine:.3f}{again}")
         out.line("   " + " ".join(hit.text.split())[:300])
     for warning in found.warnings:
         out.say(f"warning: {warning}")
@@ -149,6 +154,7 @@ def ask(
     tag: Tags = None,
     since: Since = "",
     until: Until = "",
+    reranker: Reranker = None,
     as_json: Json = False,
 ) -> None:
     """Answer from the documents, each sentence with its verified source."""
@@ -157,6 +163,7 @@ def ask(
     options = {
         "k": k, "budget": budget, "path": path, "tags": tag or [], "since": since, "until": until,
         "model": model, "conversation": "" if question else "shell",
+        "settings": _reranked(reranker),
     }  # fmt: skip
     if question:
         _ask_once(rag, index, question, options)
@@ -295,20 +302,28 @@ def eval_(
     if out.format is not Format.TABLE:
         out.json(result)
         return
+    kinds = list(dict.fromkeys(run["questions"] for run in result["evaluations"]))
+    if len(kinds) > 1:
+        out.say("a mixed set: real and generated questions are reported apart")
+    elif kinds == ["generated"]:
+        out.say("generated questions: they flatter; real ones may give other figures")
+    if missing := max(run["missing"] for run in result["evaluations"]):
+        out.say(f"warning: {missing} relevant documents are not in the index: not found, that is")
     rows = []
     for run in result["evaluations"]:
         for metric, (mean, low, high) in run["metrics"].items():
             interval = f"{low:.3f} .. {high:.3f}"
-            row = {"configuration": run["name"], "metric": metric, "mean": round(mean, 4)}
+            row = {"configuration": run["name"], "questions": run["questions"]}
+            row.update(metric=metric, mean=round(mean, 4))
             rows.append({**row, "95 %": interval, "queries": run["queries"]})
-        rows.append(
-            {"configuration": run["name"], "metric": "ms p50", "mean": run["latency_ms"]["p50"]}
-        )
-    out.rows(("configuration", "metric", "mean", "95 %", "queries"), rows)
+        row = {"configuration": run["name"], "questions": run["questions"]}
+        rows.append({**row, "metric": "ms p50", "mean": run["latency_ms"]["p50"]})
+    out.rows(("configuration", "questions", "metric", "mean", "95 %", "queries"), rows)
     for pair in result["comparisons"]:
         out.line()
         out.line(
-            f"{pair['b']} against {pair['a']}: {pair['difference']:+.4f} {pair['metric']} "
+            f"{pair['b']} against {pair['a']} ({pair['questions']} questions): "
+            f"{pair['difference']:+.4f} {pair['metric']} "
             f"(95 % {pair['low']:+.4f} .. {pair['high']:+.4f}), {pair['better']} better, "
             f"{pair['worse']} worse, {pair['equal']} equal"
         )
@@ -318,6 +333,42 @@ def eval_(
             out.line()
             out.rows(("query", "ndcg@10", "mrr@10", "recall@10", "first_relevant", "text"),
                      run["per_query"])  # fmt: skip
+
+
+@app.command()
+def questions(
+    index: IndexName,
+    folder: Annotated[Path, typer.Argument(help="Where queries.jsonl and qrels.tsv go.")],
+    count: Annotated[int, typer.Option("--count", "-n", help="Questions.", min=1)] = 50,
+    model: Annotated[str, typer.Option(help="Who writes: a deployment or a model.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the chunks that are drawn.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Write over a generated set.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a model make up questions, marked as generated: for rag eval FOLDER --index INDEX."""
+    out.choose(as_json=as_json)
+    events = Workbench().rag.questions(
+        index, str(folder), count=count, model=model, seed=seed, force=force
+    )
+    result: dict[str, Any] = {}
+    for event in events:
+        if "result" in event:
+            out.status_end()
+            result = event["result"]
+        elif "done" in event:
+            out.status(f"{event['done']}/{event['total']} {event['unit']}")
+    if out.format is not Format.TABLE:
+        out.json(result)
+        return
+    out.line(
+        f"{result['questions']} questions about {result['files']} files in {result['folder']}, "
+        f"by {result['model']}; {result['refused']} did not fit their chunk"
+    )
+    out.say(f"next: modelops-tui rag eval {folder} --index {index}")
+
+
+def _reranked(folder: Path | None) -> dict[str, Any]:
+    return {"reranker": str(folder.expanduser().absolute())} if folder else {}
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -334,4 +385,6 @@ def _settings(text: str) -> dict[str, Any]:
                 settings[name] = float(value)
             except ValueError:
                 settings[name] = value
+    if folder := settings.get("reranker"):
+        settings.update(_reranked(Path(str(folder))))
     return settings

@@ -20,6 +20,7 @@ KIND = Kind(
         "ask": "recipes.rag.actions:ask",
         "inspect": "recipes.rag.actions:inspect",
         "evaluate": "recipes.rag.actions:evaluate",
+        "questions": "recipes.rag.actions:questions",
     },
     resumable=True,
     code=("engine.models", "engine.data.source"),

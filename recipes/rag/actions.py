@@ -22,7 +22,7 @@ from recipes.rag.deployed import deployment
 from recipes.rag.folder import is_collection
 from recipes.rag.model import AnswerModel, LocalModel
 from recipes.rag.pipeline import Job, Pipelines, sync_index
-from recipes.rag.retrieve import Filters, Settings
+from recipes.rag.retrieve import MODES, Filters, Settings
 
 #: who answers when nobody is named: the packaged small model
 ANSWER_MODEL = "smollm2-135m-instruct"
@@ -43,11 +43,22 @@ def _filters(params: dict[str, Any]) -> Filters:
 
 
 def _settings(params: dict[str, Any]) -> Settings:
-    names = {f.name for f in dataclasses.fields(Settings)}
-    given = {k: v for k, v in (params.get("settings") or {}).items()}
-    if unknown := sorted(set(given) - names):
-        raise BadInput(f"unknown setting {', '.join(unknown)}", why=f"known: {sorted(names)}")
-    return Settings(**given)
+    known = {f.name: f.default for f in dataclasses.fields(Settings)}
+    given = dict(params.get("settings") or {})
+    for name, value in given.items():
+        if name not in known:
+            raise BadInput(f"unknown setting {name!r}", why=f"known: {', '.join(known)}")
+        wanted = type(known[name])
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise BadInput(f"{name} can't be {value!r}", why=f"it is a {wanted.__name__}")
+    settings = Settings(**given)
+    if settings.mode not in MODES:
+        raise BadInput(f"{settings.mode!r} is no way to search", why=f"known: {', '.join(MODES)}")
+    if not 0 <= settings.weight <= 1 or settings.candidates < 1 or settings.rerank < 1:
+        raise BadInput(
+            "a setting is out of its range", why="weight: 0 to 1; candidates, rerank: 1 or more"
+        )
+    return settings
 
 
 def sync(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
@@ -154,21 +165,43 @@ def inspect(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     return inspect_index(retriever)
 
 
+def questions(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
+    """Let a model make up questions. Params: index, folder, count, seed, model, force."""
+    from recipes.rag.questions import generate
+
+    retriever = pipelines(paths).get(str(params["index"]))
+    model = _model(params, emit, paths)
+
+    def progress(done: int, total: int) -> None:
+        emit({"type": "progress", "done": done, "total": total, "unit": "questions", "name": ""})
+
+    return generate(
+        retriever,
+        model,
+        Path(str(params["folder"])),
+        count=int(params.get("count") or 50),
+        seed=int(params.get("seed") or 0),
+        force=bool(params.get("force")),
+        progress=progress,
+    )
+
+
 def evaluate(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Measure. Params: index, queries (a folder), configurations (name -> settings), documents.
 
-    Where ``index`` does not exist and ``queries`` holds documents, it is made first.
+    Where ``index`` does not exist and ``queries`` holds documents, it is made first. Real and
+    generated questions of a mixed set are measured and compared apart.
     """
     from recipes.rag import evaluate as measuring
-    from recipes.rag.store import index_names
 
     folder = Path(str(params["queries"])).expanduser()
     queries = measuring.read_queries(folder)
     name = str(params.get("index") or "")
+    if not name and not is_collection(folder):
+        raise BadInput(f"{folder} holds questions only", hint="name what to search: --index NAME")
     if not name:
         name = "eval-" + re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower())
-        if name not in index_names(paths) or is_collection(folder):
-            sync({"folder": str(folder), "index": name}, emit, paths)
+        sync({"folder": str(folder), "index": name}, emit, paths)
     retriever = pipelines(paths).get(name)
     configurations = params.get("configurations") or {"hybrid": {}}
 
@@ -176,11 +209,21 @@ def evaluate(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
         if done % 10 == 0 or done == total:
             emit({"type": "progress", "done": done, "total": total, "unit": "queries", "name": ""})
 
-    runs = [
-        measuring.evaluate(
-            retriever, queries, _settings({"settings": given}), name=label, progress=progress
-        )
-        for label, given in configurations.items()
-    ]
-    comparisons = [measuring.compare(runs[0], other) for other in runs[1:]]
+    runs, comparisons = [], []
+    for part in queries.apart().values():
+        if not part.judged():
+            continue
+        measured = [
+            measuring.evaluate(
+                retriever, part, _settings({"settings": given}), name=label, progress=progress
+            )
+            for label, given in configurations.items()
+        ]
+        runs += measured
+        comparisons += [
+            {**measuring.compare(measured[0], other), "questions": other.questions}
+            for other in measured[1:]
+        ]
+    if not runs:
+        raise BadInput("no query has a relevant document", why="the ids of qrels fit none")
     return {"evaluations": [dataclasses.asdict(r) for r in runs], "comparisons": comparisons}

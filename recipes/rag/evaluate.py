@@ -29,8 +29,25 @@ class Queries:
 
     texts: dict[str, str]
     qrels: dict[str, dict[str, int]]
-    generated: bool = False
-    """True for questions a model made up: reported apart from real ones."""
+    generated: frozenset[str] = frozenset()
+    """Questions a model made up: never reported together with real ones."""
+
+    def judged(self) -> list[str]:
+        """The queries that have a relevant document."""
+        return [q for q in self.texts if any(g > 0 for g in self.qrels.get(q, {}).values())]
+
+    def apart(self) -> dict[str, Queries]:
+        """``real`` and ``generated``: each with its own questions; a kind without any is absent."""
+        parts = {}
+        for name in ("real", "generated"):
+            texts = {
+                query: text
+                for query, text in self.texts.items()
+                if (query in self.generated) == (name == "generated")
+            }
+            if texts:
+                parts[name] = Queries(texts, self.qrels, self.generated & set(texts))
+        return parts
 
 
 def read_queries(folder: Path) -> Queries:
@@ -41,7 +58,7 @@ def read_queries(folder: Path) -> Queries:
         BadInput: a broken line, by its number.
     """
     texts: dict[str, str] = {}
-    generated = False
+    generated: set[str] = set()
     file = folder / "queries.jsonl"
     if not file.is_file():
         raise NotFound(f"{folder} has no queries.jsonl")
@@ -51,11 +68,13 @@ def read_queries(folder: Path) -> Queries:
                 continue
             try:
                 row = json.loads(line)
-                texts[str(row.get("id", row.get("_id")))] = str(row["text"])
-                generated = generated or bool(row.get("generated"))
+                query = str(row.get("id", row.get("_id")))
+                texts[query] = str(row["text"])
+                if row.get("generated"):
+                    generated.add(query)
             except (ValueError, KeyError, AttributeError) as error:
                 raise BadInput(f"queries.jsonl:{number} is not a query", why=str(error)) from error
-    return Queries(texts, _read_qrels(folder), generated)
+    return Queries(texts, _read_qrels(folder), frozenset(generated))
 
 
 def _read_qrels(folder: Path) -> dict[str, dict[str, int]]:
@@ -122,16 +141,19 @@ def evaluate(
 
     Args:
         retriever: the index to measure.
-        queries: with their judgements; queries without a relevant document are left out.
+        queries: with their judgements, all real or all generated (``Queries.apart``); those
+            without a relevant document are left out.
         settings: the configuration.
         name: of the configuration, for tables.
         progress: called with (done, total).
 
     Raises:
-        BadInput: no query has a relevant document in the index.
+        BadInput: no query has a relevant document in the index, or the set is mixed.
     """
     settings = settings or Settings()
-    judged = [q for q in queries.texts if any(g > 0 for g in queries.qrels.get(q, {}).values())]
+    if 0 < len(queries.generated) < len(queries.texts):
+        raise BadInput("real and generated questions are not measured together")
+    judged = queries.judged()
     if not judged:
         raise BadInput("no query has a relevant document", why="the ids of qrels fit none")
     rows: list[dict[str, Any]] = []
@@ -152,6 +174,8 @@ def evaluate(
         rows.append(row)
         if progress is not None:
             progress(done, len(judged))
+    known = set(retriever.generation.files["files"])
+    relevant = {d for q in judged for d, g in queries.qrels[q].items() if g > 0}
     metrics = ("ndcg@10", "mrr@10", *(f"recall@{k}" for k in K_VALUES))
     return Evaluation(
         name=name,
@@ -160,7 +184,9 @@ def evaluate(
         metrics={m: bootstrap([r[m] for r in rows]) for m in metrics},
         latency_ms=_latency(times),
         per_query=tuple(rows),
-        settings={**asdict(settings), "generated_questions": queries.generated},
+        settings=asdict(settings),
+        questions="generated" if queries.generated else "real",
+        missing=len(relevant - known),
     )
 
 

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import ModelOpsError
+from engine.errors import BadInput, ModelOpsError
 from engine.models import ModelLocation
 from engine.paths import StatePaths
+from engine.supervise.durable import read_json_or_none
 
 CONTEXT_TOKENS = 4096
 #: a small model at temperature 0 goes round in circles without it
@@ -184,11 +185,13 @@ class LocalModel(GgufText):
         """The model at ``location``; a Hugging Face folder is converted once and kept.
 
         Raises:
-            Refused, BadInput: the adapter does not fit its base, or no GGUF can be made of it.
+            BadInput: it writes no text, or no GGUF can be made of it.
+            Refused: the adapter does not fit its base.
         """
         from recipes.serve.llama import whole_gguf
         from recipes.serve.lora import lora_gguf
 
+        _check_writes(location.root)
         path = whole_gguf(location.base or location, paths)
         lora = lora_gguf(location, path, paths) if location.base is not None else None
         return cls(path, location.name, threads=threads, lora=lora)
@@ -229,6 +232,15 @@ class LocalModel(GgufText):
             text = part["choices"][0]["text"]
             if text:
                 yield text
+
+
+def _check_writes(location: ModelLocation) -> None:
+    config = read_json_or_none(location.path / "config.json") if location.kind == "hf" else None
+    kinds = [str(kind) for kind in (config or {}).get("architectures") or ()]
+    if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        raise BadInput(
+            f"{location.name} can't answer", why=f"it is {', '.join(kinds)}: it writes no text"
+        )
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:

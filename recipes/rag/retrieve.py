@@ -77,6 +77,9 @@ def _day(value: str) -> str:
         raise BadInput(f"{value!r} is not a date", hint="write 2026-01-31") from error
 
 
+MODES = ("hybrid", "bm25", "dense", "rrf")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a search scores. The defaults are the measured ones."""
@@ -154,7 +157,11 @@ class Retriever:
         if settings.reranker:
             from recipes.rag.rerank import rerank
 
-            hits = rerank(query, hits, settings.reranker, self.embedder.device)
+            few = settings.rerank
+            hits = [
+                *rerank(query, hits[:few], settings.reranker, self.embedder.device),
+                *hits[few:],
+            ]
         ended = time.perf_counter()
         return Retrieval(
             query=query,

@@ -118,7 +118,8 @@ def test_weak_evidence_is_not_in_these_documents(asker: Asker) -> None:
 
 @pytest.mark.slow
 def test_an_answer_with_verified_sources_and_a_follow_up(asker: Asker) -> None:
-    talk, events = Conversation(), []
+    talk = Conversation()
+    events: list[dict[str, object]] = []
     answer = asker.ask("What do penguins eat?", AskOptions(budget=300), talk, events.append)
     assert answer.found
     said = answer.quotes or answer.citations

@@ -111,6 +111,12 @@ def test_a_hugging_face_folder_answers_here_too(tiny_model: Path, paths: StatePa
     assert model.context == 512
 
 
+def test_a_model_that_writes_nothing_is_refused(paths: StatePaths) -> None:
+    with pytest.raises(BadInput, match="can't answer") as refused:
+        LocalModel.of(resolve_model("all-minilm-l6-v2", paths), paths)
+    assert "writes no text" in refused.value.why
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

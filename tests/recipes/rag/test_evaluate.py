@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import BadInput, NotFound
 from engine.paths import StatePaths
+from recipes.rag.actions import evaluate as measured
 from recipes.rag.evaluate import (
     bootstrap,
     compare,
@@ -66,6 +67,44 @@ def test_a_beir_folder_is_read_and_measured_as_it_is(collection: Path, paths: St
     other = evaluate(retriever, queries, Settings(mode="bm25"), name="bm25")
     pair = compare(hybrid, other)
     assert pair["better"] + pair["worse"] + pair["equal"] == 2
+
+
+def test_generated_questions_are_never_mixed_with_real_ones(
+    collection: Path, paths: StatePaths
+) -> None:
+    with (collection / "queries.jsonl").open("a") as file:
+        for number in (1, 2):
+            made = {"_id": f"g{number}", "text": "what does bread need", "generated": True}
+            file.write("\n" + json.dumps(made))
+    with (collection / "qrels" / "test.tsv").open("a") as file:
+        file.write("g1\td3\t1\ng2\td1\t1\n")
+    params = {"queries": str(collection), "configurations": {"hybrid": {}, "b": {"mode": "bm25"}}}
+    found = measured(params, lambda event: None, paths)
+    runs = {(run["name"], run["questions"]): run for run in found["evaluations"]}
+    assert list(runs) == [
+        ("hybrid", "real"), ("b", "real"), ("hybrid", "generated"), ("b", "generated"),
+    ]  # fmt: skip
+    assert runs["hybrid", "real"]["metrics"]["ndcg@10"][0] == 1.0
+    assert runs["hybrid", "generated"]["metrics"]["mrr@10"][0] < 1.0, "g2 is judged wrongly"
+    assert {r["query"] for r in runs["hybrid", "real"]["per_query"]} == {"q1", "q2"}
+    assert {r["query"] for r in runs["hybrid", "generated"]["per_query"]} == {"g1", "g2"}
+    assert [pair["questions"] for pair in found["comparisons"]] == ["real", "generated"]
+
+    retriever, mixed = open_retriever("eval-beir", paths), read_queries(collection)
+    with pytest.raises(BadInput, match="not measured together"):
+        evaluate(retriever, mixed)
+
+
+def test_an_index_without_the_judged_documents_is_told(
+    collection: Path, library: Path, paths: StatePaths
+) -> None:
+    sync_index(Job("library", library), paths)
+    params = {"queries": str(collection), "index": "library"}
+    (run,) = measured(params, lambda event: None, paths)["evaluations"]
+    assert run["missing"] == 2
+    (collection / "corpus.jsonl").unlink()
+    with pytest.raises(BadInput, match="questions only"):
+        measured({"queries": str(collection)}, lambda event: None, paths)
 
 
 def test_broken_collections_are_told(collection: Path) -> None:
