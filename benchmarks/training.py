@@ -146,7 +146,7 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     from engine.paths import StatePaths
     from engine.worker.context import StepContext
     from recipes.finetune.arguments import training_arguments
-    from recipes.finetune.batches import RowDataset
+    from recipes.finetune.batches import RowDataset, common_beginning
     from recipes.finetune.building import build_model
     from recipes.finetune.memory import settle_memory
     from recipes.finetune.rows import TokenRow, pack, prepare
@@ -197,7 +197,8 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     else:
         found = paragraph_rows() if rows == "docs" else full_rows(BATCH * (STEPS + 1))
         kept = [TokenRow(np.array(r, np.int32), np.ones(len(r), bool)) for r in found]
-    packs = pack(kept, LENGTH) if layout == "packed" else None
+    shared = common_beginning(kept)
+    packs = pack(kept, LENGTH, shared) if layout == "packed" else None
     model = build_model(spec, session.location, session.precision, "cpu", paths)
     args = TrainingArguments(**training_arguments(ctx, spec, STEPS + 1, BATCH))
     collate = choose_batch(spec, model, 0)

@@ -17,7 +17,7 @@ from engine.errors import BadInput, MissingPart
 
 NAME = "modelops_rows"
 #: Rows of at most so many tokens are attended to in fp32 on a CPU (see ``_products``).
-_SHORT_ROW = 512
+SHORT_ROW = 512
 
 
 def register() -> str:
@@ -124,7 +124,7 @@ def _products(query: Any, length: int) -> Iterator[Any]:
     if torch.is_autocast_enabled(query.device.type):
         computed = torch.get_autocast_dtype(query.device.type)
     slow = query.device.type == "cpu" and computed == torch.bfloat16
-    if not slow or length > _SHORT_ROW or not query.requires_grad:
+    if not slow or length > SHORT_ROW or not query.requires_grad:
         yield query.dtype
         return
     with torch.autocast("cpu", enabled=False):

@@ -70,13 +70,16 @@ class FlatBatch:
     """Collates all rows of a batch one behind the other into one sequence without padding.
 
     For packed sequences and for padding-free batches. Positions restart with every row, and
-    ``cu_seq_lens_q`` holds the borders for ``recipes.finetune.attention``. The first token of a row
-    is never a label: it would be predicted from the row before it. Shapes are (1, tokens).
+    ``cu_seq_lens_q`` holds the borders for ``recipes.finetune.attention``. Shapes are (1, tokens).
+
+    A row ends before its last learned token: that one is predicted from the token before it, and
+    nothing is predicted from it or from what comes after. It stands as a label only, in the place
+    of the next row's first token, which is no label itself.
 
     Rows that begin alike (the same system prompt) have their common beginning once: it stands
     before them as a piece of its own, ``shared_by`` tells for every piece which one it goes on from
     (-1: none), and positions count on. Causal attention gives the beginning the same hidden states
-    in every row, so that loss and gradients stay what they are. ``row_tokens`` counts it for each.
+    in every row, so that loss and gradients stay what they are. ``row_tokens`` counts whole rows.
 
     Args:
         flash: borders as flash attention takes them (int32 tensors, for queries and keys); nothing
@@ -85,27 +88,37 @@ class FlatBatch:
 
     flash: bool = False
 
+    @property
+    def shares(self) -> bool:
+        """Whether a common beginning stands once."""
+        return not self.flash
+
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         import numpy as np
         import torch
 
         rows = [row for item in items for row in item["rows"]]
-        pieces, origins = lay_out(rows, share=not self.flash)
+        pieces, origins = lay_out(rows, share=self.shares)
         ids = np.concatenate([rows[i].ids[a:b] for i, a, b in pieces]).astype(np.int64)
         trained = np.concatenate([rows[i].trained[a:b] for i, a, b in pieces])
         lengths = np.array([b - a for _, a, b in pieces])
         borders = np.concatenate([[0], np.cumsum(lengths)])
         trained[borders[:-1]] = False
+        labels = np.where(trained, ids, IGNORED)
+        for place, (i, _, end) in zip(borders[1:-1], pieces, strict=False):
+            row = rows[i]
+            if end < len(row) and row.trained[end]:
+                labels[place] = row.ids[end]
         positions = np.concatenate([np.arange(a, b) for _, a, b in pieces])
         batch: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids)[None],
-            "labels": torch.from_numpy(np.where(trained, ids, IGNORED))[None],
+            "labels": torch.from_numpy(labels)[None],
             "position_ids": torch.from_numpy(positions)[None],
             "cu_seq_lens_q": torch.from_numpy(borders.astype(np.int32)),
+            "row_tokens": torch.tensor(sum(len(row) for row in rows)),
         }
         if max(origins) >= 0:
             batch["shared_by"] = torch.tensor(origins)
-            batch["row_tokens"] = torch.tensor(sum(len(row) for row in rows))
         if self.flash:
             batch["cu_seq_lens_k"] = batch["cu_seq_lens_q"]
             batch["max_length_q"] = batch["max_length_k"] = int(lengths.max())
@@ -121,13 +134,10 @@ def lay_out(
     or -1 where the row stands whole (or the piece is such a beginning). A beginning ends before the
     last token that is not learned: what is predicted from it stays in the row.
     """
-    if not share:
-        return [(i, 0, len(row)) for i, row in enumerate(rows)], [-1] * len(rows)
-    may = [_unlearned(row) for row in rows]
-    # rows that begin alike become neighbours; bytes order them as well as numbers would
-    order = sorted(range(len(rows)), key=lambda i: rows[i].ids[: may[i]].tobytes())
     groups: list[tuple[int, list[int]]] = []
-    for i in order:
+    may = [_unlearned(row) if share else 0 for row in rows]
+    # rows that begin alike become neighbours; bytes order them as well as numbers would
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].ids[: may[i]].tobytes()):
         if groups:
             shared, members = groups[-1]
             common = _common(rows[members[-1]].ids[:shared], rows[i].ids[: may[i]])
@@ -143,9 +153,30 @@ def lay_out(
             begin, origin = shared, len(pieces)
             pieces.append((members[0], 0, shared))
             origins.append(-1)
-        pieces += [(i, begin, len(rows[i])) for i in members]
+        pieces += [(i, begin, _last_input(rows[i])) for i in members]
         origins += [origin] * len(members)
+    # the last row's last label has no place behind it
+    i, begin, end = pieces[-1]
+    pieces[-1] = (i, begin, min(end + 1, len(rows[i])))
     return pieces, origins
+
+
+def common_beginning(rows: Sequence[TokenRow]) -> int:
+    """How many tokens at their beginning all rows could have once in a batch; 0: not worth it."""
+    if not rows:
+        return 0
+    first = rows[0].ids[: _unlearned(rows[0])]
+    for row in rows:
+        first = first[: _common(first, row.ids[: _unlearned(row)])]
+        if len(first) < _WORTH:
+            return 0
+    return len(first)
+
+
+def _last_input(row: TokenRow) -> int:
+    """Where the row's inputs end: before its last learned token (at least one token stays)."""
+    learned = row.trained.nonzero()[0]
+    return max(int(learned[-1]), 1) if len(learned) else len(row)
 
 
 def _unlearned(row: TokenRow) -> int:

@@ -170,8 +170,13 @@ def blocks(rows: Sequence[TokenRow], length: int) -> list[TokenRow]:
     ]
 
 
-def pack(rows: Sequence[TokenRow], length: int) -> list[list[int]]:
+def pack(rows: Sequence[TokenRow], length: int, shared: int = 0) -> list[list[int]]:
     """Best-fit decreasing: which rows share a sequence of at most ``length`` tokens.
+
+    Args:
+        rows: what is packed; none is longer than ``length``.
+        length: tokens a sequence holds.
+        shared: tokens at the beginning of every row that a sequence holds once.
 
     Returns:
         Indices into ``rows``; every row is in exactly one sequence.
@@ -180,13 +185,13 @@ def pack(rows: Sequence[TokenRow], length: int) -> list[list[int]]:
     sequences: list[list[int]] = []
     room: list[tuple[int, int]] = []
     for index in order:
-        size = len(rows[index])
+        size = len(rows[index]) - shared
         place = bisect_left(room, (size, -1))
         if place < len(room):
             free, target = room.pop(place)
             sequences[target].append(index)
         else:
-            free, target = length, len(sequences)
+            free, target = length - shared, len(sequences)
             sequences.append([index])
         if free > size:
             insort(room, (free - size, target))

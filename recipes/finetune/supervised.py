@@ -16,7 +16,13 @@ from recipes.evaluate.perplexity import score_rows
 from recipes.finetune.arguments import make_arguments, total_steps, training_arguments
 from recipes.finetune.attention import has_window
 from recipes.finetune.batch_size import sizes
-from recipes.finetune.batches import FlatBatch, PackedBatch, PaddedBatch, RowDataset
+from recipes.finetune.batches import (
+    FlatBatch,
+    PackedBatch,
+    PaddedBatch,
+    RowDataset,
+    common_beginning,
+)
 from recipes.finetune.building import build_model, trainable_parameters
 from recipes.finetune.calibration import (
     Finished,
@@ -60,9 +66,6 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     max_length, batch = sizes(session)
     prepared = prepare(spec, session.encoder, ctx.paths, max_length)
     tell_report(ctx, prepared)
-    dataset = make_dataset(prepared, spec, max_length)
-    steps = total_steps(spec, len(dataset), batch, session.group.size)
-    run_hash = config_hash(session, data_files(prepared), batch=batch, max_length=max_length)
 
     ctx.phase("loading the model")
     model = build_model(
@@ -73,6 +76,9 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
         ctx.paths,
         place="cpu" if session.group.shards else None,
     )
+    dataset = make_dataset(prepared, spec, model, max_length)
+    steps = total_steps(spec, len(dataset), batch, session.group.size)
+    run_hash = config_hash(session, data_files(prepared), batch=batch, max_length=max_length)
     trainable, total = trainable_parameters(model)
     ctx.note(
         f"{spec.train.method}: {trainable:,} of {total:,} parameters are trained in "
@@ -178,12 +184,14 @@ def tell_report(ctx: StepContext, prepared: Prepared) -> None:
     path.write_text(json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False))
 
 
-def make_dataset(prepared: Prepared, spec: FinetuneSpec, max_length: int) -> RowDataset:
+def make_dataset(prepared: Prepared, spec: FinetuneSpec, model: Any, max_length: int) -> RowDataset:
     """Rows as they are, or packed into sequences of ``max_length``."""
+    rows = prepared.train
     if not spec.train.packing:
-        return RowDataset(prepared.train)
-    longest = max(len(row) for row in prepared.train)
-    return RowDataset(prepared.train, pack(prepared.train, max(max_length, longest)))
+        return RowDataset(rows)
+    collate = choose_batch(spec, model, 0)
+    shared = common_beginning(rows) if isinstance(collate, FlatBatch) and collate.shares else 0
+    return RowDataset(rows, pack(rows, max(max_length, *map(len, rows)), shared))
 
 
 def make_watch(

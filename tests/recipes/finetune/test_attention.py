@@ -91,14 +91,14 @@ def test_short_rows_are_multiplied_in_fp32_on_a_cpu() -> None:
     """What bf16 rounds away in the products is what this saves: time, and precision with it."""
     import torch
 
-    from recipes.finetune.attention import _SHORT_ROW, _products
+    from recipes.finetune.attention import SHORT_ROW, _products
 
     query = torch.zeros(1, 1, 4, 8, dtype=torch.bfloat16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        with _products(query, _SHORT_ROW) as wanted:
+        with _products(query, SHORT_ROW) as wanted:
             assert wanted == torch.float32
             assert not torch.is_autocast_enabled("cpu")
-        with _products(query, _SHORT_ROW + 1) as wanted:
+        with _products(query, SHORT_ROW + 1) as wanted:
             assert wanted == torch.bfloat16
         with _products(query.detach(), 4) as wanted:
             assert wanted == torch.bfloat16

@@ -138,16 +138,18 @@ def test_rows_that_begin_alike_share_their_beginning(tiny_model: Path) -> None:
 
     rng = np.random.default_rng(3)
 
-    def row(*parts: Any, learned: int) -> TokenRow:
+    def row(*parts: Any, learned: int, behind: int = 0) -> TokenRow:
         ids = np.concatenate(parts).astype(np.int32)
-        return TokenRow(ids, np.arange(len(ids)) >= len(ids) - learned)
+        places = np.arange(len(ids))
+        return TokenRow(ids, (places >= len(ids) - learned) & (places < len(ids) - behind))
 
     def some(count: int) -> Any:
         return rng.integers(3, 500, count)
 
     one, other = some(20), some(12)
     rows = [
-        *(row(one, some(n), learned=n - 2) for n in (9, 15, 30)),
+        *(row(one, some(n), learned=n - 2) for n in (9, 15)),
+        row(one, some(30), learned=28, behind=4),
         *(row(other, some(n), learned=n - 1) for n in (8, 11)),
         row(some(25), learned=10),
         # learned nearly from its first token: it shares nothing
@@ -157,8 +159,9 @@ def test_rows_that_begin_alike_share_their_beginning(tiny_model: Path) -> None:
     items = [dataset[i] for i in range(len(rows))]
     padded, wanted = step(adapted(tiny_model, "plain"), PaddedBatch(0)(items), fused=True)
     batch = FlatBatch()(items)
-    # 20 tokens for two rows less, 12 (and the one that stays with its row) for one less
-    spared = 20 + 20 + 12
+    # the beginnings of two rows and of one; what comes behind the last learned token of a row, and
+    # that token itself, but for the row at the end
+    spared = 20 + 20 + 12 + 4 + (len(rows) - 1)
     assert batch["input_ids"].shape[1] == sum(map(len, rows)) - spared
     assert int(batch["row_tokens"]) == sum(map(len, rows))
     assert int((batch["labels"] >= 0).sum()) == sum(int(r.trained.sum()) for r in rows)
@@ -172,6 +175,32 @@ def test_rows_that_begin_alike_share_their_beginning(tiny_model: Path) -> None:
         padded, rel=1e-4
     )
     assert "shared_by" not in FlatBatch(flash=True)(items)
+
+
+def test_sequences_are_filled_with_what_is_computed() -> None:
+    from recipes.finetune.batches import common_beginning
+    from recipes.finetune.rows import pack
+
+    rng = np.random.default_rng(1)
+    head = rng.integers(3, 500, 24)
+
+    def row(count: int) -> TokenRow:
+        ids = np.concatenate([head, rng.integers(3, 500, count)]).astype(np.int32)
+        return TokenRow(ids, np.arange(len(ids)) >= 30)
+
+    rows = [row(int(n)) for n in rng.integers(12, 60, 40)]
+    shared = common_beginning(rows)
+    assert shared == 24
+    apart, together = pack(rows, 128), pack(rows, 128, shared)
+    for packs in (apart, together):
+        assert sorted(i for one in packs for i in one) == list(range(40))
+    assert len(together) < 0.75 * len(apart)
+    for one in together:
+        (batch,) = FlatBatch()([{"rows": [rows[i] for i in one]}])["input_ids"]
+        assert len(batch) <= 128
+    # a row that is learned from its beginning shares nothing, nor does one that begins otherwise
+    assert common_beginning([*rows, TokenRow(rows[0].ids, np.ones(len(rows[0]), bool))]) == 0
+    assert common_beginning([*rows, TokenRow(rows[0].ids[3:], rows[0].trained[3:])]) == 0
 
 
 def test_what_needs_a_gpu_says_so(tiny_model: Path) -> None:
