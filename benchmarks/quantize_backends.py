@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ ANCHORS: dict[tuple[str, str], tuple[str, float]] = {
 def measure(step: PlannedStep, home: Path) -> list[dict[str, Any]]:
     """Run one step of the recipe in this process; its levels, as its report has them."""
     from engine.registry import Registry
+    from recipes.quantize.bench import prepare_bench
+    from recipes.quantize.run import link_or_copy, open_source
 
     paths = StatePaths(home).ensure()
     job = f"bench-{step.name}"
@@ -58,10 +61,20 @@ def measure(step: PlannedStep, home: Path) -> list[dict[str, Any]]:
     for folder in (paths.run_dir(job), work):
         folder.mkdir(parents=True, exist_ok=True)
     spec = QuantizeSpec.model_validate(step.params)
+    # the anchors know one text: the recipe's second, neutral one is left out here
+    spec = spec.model_copy(update={"eval": spec.eval.model_copy(update={"neutral": None})})
     threads = os.cpu_count() or 1
     ctx = StepContext(
         job, job, step.name, 1, "quantize", spec, paths, work, "0" * 64, None, threads, "cpu"
     )
+    # what the source predicts is the same for every step: computed once, kept beside the rows
+    plain = spec.model_copy(update={"format": "bnb-nf4"})  # no importance matrix
+    shared = replace(ctx, work_dir=home / "references", params=plain)
+    shared.work_dir.mkdir(exist_ok=True)
+    prepare_bench(shared, plain, open_source(shared, plain), None)
+    for file in (*shared.work_dir.glob("reference-*.f16"), shared.work_dir / "answers.npz"):
+        if not (work / file.name).exists():
+            link_or_copy(file, work / file.name)
     report = Registry.open(paths).materialize(run(ctx).outputs["report"]) / "report.json"
     levels: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["levels"]
     return levels
