@@ -182,6 +182,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("pull", "less_than_sign", "Pull from the remote", "registry"),
     # ask
     Action("ask-question", "i", "Ask a question", "ask", label="ask"),
+    Action("answer-model", "m", "Choose who answers", "ask", label="model"),
+    Action("new-talk", "c", "Begin a new conversation", "ask", label="new"),
     Action("sync-index", "u", "Bring the index up to date with its folder", "ask", label="sync"),
     # chat
     Action("write", "i", "Write a message", "chat", label="write"),

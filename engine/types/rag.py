@@ -145,6 +145,8 @@ class Answer:
     context_tokens: int = 0
     """Of ``budget_tokens``: what the sources found for this question take (a conversation's earlier
     ones come on top)."""
+    searched: str = ""
+    """What was searched for: a short follow-up goes together with the question before it."""
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,8 @@ def _timed(answer: Answer, retrieval: Retrieval, search: float, generate: float)
     from dataclasses import replace
 
     seconds = {**retrieval.seconds, "retrieve": search, "generate": generate}
-    return replace(answer, seconds={k: round(v, 4) for k, v in seconds.items()})
+    times = {name: round(value, 4) for name, value in seconds.items()}
+    return replace(answer, seconds=times, searched=retrieval.query)
 
 
 def weakness(question: str, retrieval: Retrieval) -> str:

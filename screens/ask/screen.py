@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from textual.message import Message
 
+from engine.errors import ModelOpsError
 from engine.types.rag import Answer, IndexView, Retrieval
+from engine.types.serving import DeploymentView
 from screens.actions import bindings
+from screens.ask.lines import (
+    SHOWN_CHUNKS,
+    Exchange,
+    Talk,
+    chunk_lines,
+    prompt_lines,
+    talk_lines,
+)
 from screens.detail_screen import DetailScreen
-from screens.prose import fact_columns, heading, paragraph, table
-from screens.text import Line, ago, duration, number, size
+from screens.prose import fact_columns, paragraph, table
+from screens.text import Line, ago, number, size
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
 
 #: Seconds between repaints while an answer streams in.
 REPAINT_S = 0.2
+#: Who answers unless another is chosen.
+PACKAGED = "smollm2-135m-instruct"
 
 
 @dataclass
 class AnswerGrew(Message):
     """More of an answer is there."""
 
+    exchange: Exchange
     text: str
     phase: str
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, AnswerGrew)
-
-
-@dataclass
-class Exchange:
-    """One question and what came of it."""
-
-    question: str
-    text: str = ""
-    phase: str = "looking for chunks"
-    answer: Answer | None = None
-    retrieval: Retrieval | None = None
-    earlier: list[tuple[str, str]] = field(default_factory=list)
 
 
 class AskScreen(DetailScreen):
@@ -68,7 +69,19 @@ class AskScreen(DetailScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.exchange: Exchange | None = None
+        self.model = ""
+        """Who answers: a deployment or a model; empty: the packaged one."""
+        self.talks: dict[str, Talk] = {}
+
+    @property
+    def talk(self) -> Talk:
+        """The conversation with the chosen index."""
+        return self.talks.setdefault(self.item.name if self.item else "", Talk())
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The newest question to the chosen index."""
+        return self.talk.last
 
     def fetch(self) -> Sequence[Row]:
         now = self.work_app.clock()
@@ -91,7 +104,7 @@ class AskScreen(DetailScreen):
         ]
 
     def pane_lines(self, pane: str, item: IndexView) -> Build:
-        exchange = self.exchange
+        talk = self.talks.get(item.name, Talk())
         if pane == "files":
             files = self.workbench.rag.files(item.name)
             return lambda width: table(
@@ -115,14 +128,19 @@ class AskScreen(DetailScreen):
                 ],
                 width,
             )
-        if exchange is None:
-            return lambda width: [[(f"i asks {item.name} a question", "dim")]]
+        if talk.last is None:
+            return lambda width: paragraph(
+                f"i asks {item.name} a question; m chooses who answers: {self._writer}.", width
+            )
         if pane == "chunks":
-            return partial(chunk_lines, exchange)
+            return partial(chunk_lines, talk.last)
         if pane == "prompt":
-            prompt = exchange.answer.prompt if exchange.answer else ""
-            return lambda width: paragraph(prompt or "no prompt was sent yet", width)
-        return partial(answer_lines, exchange)
+            return partial(prompt_lines, talk.last)
+        return partial(talk_lines, talk)
+
+    @property
+    def _writer(self) -> str:
+        return self.model or PACKAGED
 
     def empty_lines(self, width: int) -> list[Line]:
         return [
@@ -141,23 +159,65 @@ class AskScreen(DetailScreen):
         if self.item is None:
             self.say("there is no index to ask yet: u makes one")
             return
-        last = self.exchange.question if self.exchange else ""
-        self.ask_line(f"Ask {self.item.name}", "Plain words; sources are cited.", self._ask, last)
+        if self.exchange is not None and not self.exchange.over:
+            self.say("the answer before is still being written")
+            return
+        hint = f"{self._writer} answers, with its sources"
+        if self.talk.exchanges:
+            hint += "; what was said is remembered, c begins anew"
+        self.ask_line(f"Ask {self.item.name}", hint, self._ask)
+
+    def action_answer_model(self) -> None:
+        """Ask who answers: the deployments of this machine are named."""
+
+        def chosen(text: str) -> None:
+            self.model = "" if text == PACKAGED else text
+            self.say(f"{self._writer} answers")
+            self._show_exchange()
+
+        def listed(views: Sequence[DeploymentView]) -> None:
+            names = ", ".join(f"{view.name} ({view.state})" for view in views)
+            hint = f"Deployments: {names or 'none'}. Or a model of the registry, a folder, a file."
+            self.ask_line("Who answers?", hint, chosen, self._writer)
+
+        def chats() -> list[DeploymentView]:
+            return [view for view in self.workbench.serving.list() if view.task == "chat"]
+
+        self.in_thread("models", chats, listed)
+
+    def action_new_talk(self) -> None:
+        """Forget what was said to the chosen index."""
+        if self.item is not None:
+            self.talks.pop(self.item.name, None)
+            self._show_exchange()
 
     def _ask(self, question: str) -> None:
-        index: IndexView = self.item
-        self.exchange = Exchange(question)
+        exchange, talk = Exchange(question), self.talk
+        talk.exchanges.append(exchange)
         self.deck.show("answer")
         self._show_exchange()
-        self.in_thread("answer", partial(self._answer, index.name, question), self._answered)
 
-    def _answer(self, index: str, question: str) -> tuple[Answer | None, Retrieval]:
+        def answered(outcome: tuple[Answer | None, Retrieval | None]) -> None:
+            exchange.answer, exchange.retrieval = outcome
+            self._show_exchange()
+
+        def failed(error: ModelOpsError) -> bool:
+            exchange.problem = error
+            self._show_exchange()
+            return True
+
+        work = partial(self._answer, self.item.name, talk.id, exchange)
+        self.in_thread("answer", work, answered, failed)
+
+    def _answer(
+        self, index: str, talk_id: str, exchange: Exchange
+    ) -> tuple[Answer | None, Retrieval | None]:
         import time
 
         rag = self.workbench.rag
-        found = rag.search(index, question, 10)
         text, phase, told, answer = "", "reading", 0.0, None
-        for event in rag.ask(index, question):
+        question, model = exchange.question, self.model
+        for event in rag.ask(index, question, model=model, conversation=talk_id):
             if "result" in event:
                 answer = event["result"]
             elif event.get("type") == "token":
@@ -167,17 +227,13 @@ class AskScreen(DetailScreen):
                 phase = str(event.get("name", phase))
             if time.monotonic() - told > REPAINT_S:
                 told = time.monotonic()
-                self.post_message(AnswerGrew(text, phase))
-        return answer, found
+                self.post_message(AnswerGrew(exchange, text, phase))
+        searched = answer.searched if answer else question
+        return answer, rag.search(index, searched, SHOWN_CHUNKS)
 
     def on_answer_grew(self, event: AnswerGrew) -> None:
-        if self.exchange is not None and self.exchange.answer is None:
-            self.exchange.text, self.exchange.phase = event.text, event.phase
-            self._show_exchange()
-
-    def _answered(self, outcome: tuple[Answer | None, Retrieval]) -> None:
-        if self.exchange is not None:
-            self.exchange.answer, self.exchange.retrieval = outcome
+        if not event.exchange.over:
+            event.exchange.text, event.exchange.phase = event.text, event.phase
             self._show_exchange()
 
     def _show_exchange(self) -> None:
@@ -217,65 +273,9 @@ class AskScreen(DetailScreen):
             return "modelops-tui rag sync docs --name docs"
         if self.exchange is None:
             return f"modelops-tui rag inspect {self.item.name}"
-        return f"modelops-tui rag ask {self.item.name} {shlex.quote(self.exchange.question)}"
-
-
-def answer_lines(exchange: Exchange, width: int) -> list[Line]:
-    """The question, the answer sentence by sentence with its evidence, the sources."""
-    lines: list[Line] = [[("? ", "accent"), (exchange.question, "bold")], []]
-    answer = exchange.answer
-    if answer is None:
-        return [*lines, *paragraph(exchange.text, width), [(exchange.phase, "dim")]]
-    if not answer.found:
-        lines += paragraph("Not in these documents.", width, "warn")
-        lines += paragraph(answer.reason, width, "dim")
-    elif answer.citations:
-        for item in answer.citations:
-            mark = f"[{item.source}]" if item.source else "[no source]"
-            tail = mark if item.supported else f"{mark} not supported by its source"
-            lines += paragraph(f"{item.sentence} {tail}", width, "" if item.supported else "warn")
-    else:
-        lines += paragraph(answer.text, width)
-    for quote in answer.quotes:
-        lines += paragraph(f"“{quote.sentence}” [{quote.source}]", width, "good", "  ")
-    if answer.sources:
-        lines += heading("Sources")
-    for source in answer.sources:
-        lines.append(
-            [
-                (f"[{source.number}] ", "accent"),
-                (source.place, "key"),
-                (f"  {source.score:.3f}", "dim"),
-            ]
-        )
-    took = duration(sum(answer.seconds.values()))
-    figures = f"{answer.model}, {answer.prompt_tokens} of {answer.budget_tokens} tokens, {took}"
-    lines += [[], [(figures, "dim")]]
-    for item_left in answer.left_out:
-        lines += paragraph(f"left out: {item_left}", width, "dim")
-    return lines
-
-
-def chunk_lines(exchange: Exchange, width: int) -> list[Line]:
-    """Every chunk that was found, with the scores before and after they were joined."""
-    found = exchange.retrieval
-    if found is None:
-        return [[(exchange.phase, "dim")]]
-    lines: list[Line] = [[(f"{len(found.hits)} of {found.candidates} candidates", "dim")]]
-    lines += [line for w in found.warnings for line in paragraph(w, width, "warn")]
-    for place, hit in enumerate(found.hits, 1):
-        words = f"{hit.bm25:.2f}" if hit.bm25 is not None else "-"
-        lines += [
-            [],
-            [(f"{place}. ", "accent"), (hit.place, "key")],
-            [
-                (f"   score {hit.score:.3f}", "bold"),
-                (f"   meaning {hit.cosine:.3f} ({hit.cosine_scaled:.2f})", "dim"),
-                (f"   words {words} ({hit.bm25_scaled:.2f})", "dim"),
-            ],
-            *paragraph(hit.text, width, "", "   "),
-        ]
-    return lines
+        who = f" --model {shlex.quote(self.model)}" if self.model else ""
+        asked = shlex.quote(self.exchange.question)
+        return f"modelops-tui rag ask {self.item.name} {asked}{who}"
 
 
 SCREEN = AskScreen
