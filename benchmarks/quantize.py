@@ -21,7 +21,7 @@ from typing import Any
 from engine.models import resolve_model
 from engine.paths import StatePaths
 
-TOKENS, WINDOW, REPEATS = int(os.environ.get("BENCH_TOKENS", "4096")), 512, 3
+TOKENS, WINDOW, REPEATS = int(os.environ.get("BENCH_TOKENS", "4096")), 512, 2
 THREADS = os.cpu_count() or 1
 
 
