@@ -12,6 +12,7 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import IntegrityError
+from modelops_tui.cli.comparing import compare
 from modelops_tui.cli.output import ExitCode, Format, out
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ def show(ref: Ref, as_json: Json = False) -> None:
     if found.card:
         out.line()
         out.line(found.card.rstrip())
+
+
+app.command()(compare)
 
 
 def _parts(found: ArtifactDetail) -> None:

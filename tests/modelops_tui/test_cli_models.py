@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,31 @@ def test_models(shell: Shell, model: Path, tmp_path: Path) -> None:
     shell("models", "path", "bot", status=6)
     report = json.loads(shell("models", "fsck", "--deep", "--json", status=6))
     assert [fault["kind"] for fault in report["faults"]] == ["blob"]
+
+
+def test_two_artifacts_side_by_side(shell: Shell, model: Path, tmp_path: Path) -> None:
+    shell("models", "add", model, "--name", "bot", "--type", "model", "--license", "mit")
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "notes.md").write_text("more")
+    shell("models", "add", other, "--name", "bat", "--type", "model")
+    shown = shell("models", "compare", "bot", "bat")
+    assert "bot@1" in shown
+    assert "bat@1" in shown
+    (line,) = [x for x in shown.splitlines() if x.startswith("licence")]
+    assert line.split() == ["licence", "MIT", "-"]
+    (line,) = [x for x in shown.splitlines() if x.startswith("notes.md")]
+    assert line.split() == ["notes.md", "-", "4", "no"]
+    # what is alike is left out, unless it is asked for
+    same = sorted(file.name for file in model.iterdir() if file.is_file())[0]
+    assert same not in shown
+    assert same in shell("models", "compare", "bot", "bat", "--all")
+    told = json.loads(shell("models", "compare", "bot", "bat", "--json"))
+    assert told["left"]["name"] == "bot"
+    assert ["notes.md", None, 4, False] in told["files"]
+    shell("models", "compare", "bot", "bot")
+    assert "nothing differs" in shell.stderr
+    shell("models", "compare", "bot", "nobody", status=3)
 
 
 def test_keys_and_audit(shell: Shell, model: Path) -> None:
