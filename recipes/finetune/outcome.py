@@ -208,8 +208,16 @@ def run_facts(session: Session, outcome: Outcome) -> dict[str, Any]:
         "device": ctx.device,
         "threads": ctx.threads,
         "attempts": ctx.attempt,
+        **shared_among(session),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
     }
+
+
+def shared_among(session: Session) -> dict[str, Any]:
+    """Of a run on several processes: how many, and how the model was spread."""
+    if session.group.size == 1:
+        return {}
+    return {"processes": session.group.size, "strategy": session.group.strategy}
 
 
 def source_name(source: DataLocation) -> str:
@@ -260,6 +268,8 @@ def model_card(session: Session, outcome: Outcome, merged: bool = False) -> str:
     ]
     if hasattr(outcome.model, "peft_config"):
         lines.append(f"- rank {spec.train.rank}, alpha {spec.lora_alpha:g}, {spec.train.targets}")
+    if session.group.size > 1:
+        lines.append(f"- batch {spec.train.batch} in each of {session.group.size} processes")
     if ctx.attempt > 1:
         lines.append(f"- finished in attempt {ctx.attempt}")
     lines += ["", "## Results", "", f"- training loss {outcome.loss:.4f} nats per token"]

@@ -116,6 +116,10 @@ def test_two_processes_train_as_one(
     alone = [e for e in events(tmp_path / "one", "metrics") if "loss" in e]
     assert told[-1]["tokens_seen"] == alone[-1]["tokens_seen"]
     assert not ranks_alive(tmp_path)
+    made = Registry.open(StatePaths(tmp_path / "two")).manifest(str(two.outputs["model"]))
+    assert made.run["processes"] == "2"
+    assert made.run["strategy"] == asked.get("strategy", "ddp")
+    assert "in each of 2 processes" in made.card
 
 
 @pytest.mark.nightly
