@@ -166,7 +166,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("import-data", "i", "Import a file as a dataset", "data", label="import"),
     Action("check-data", "c", "The data report: what training would see", "data", label="report"),
     Action("loss-mask", "m", "Which tokens the loss sees, row by row", "data", label="mask"),
-    Action("next-row", "greater_than_sign", "Next row of the loss mask", "data"),
+    Action("next-row", "greater_than_sign", "Next page of rows, next row of the mask", "data"),
+    Action("previous-row", "less_than_sign", "The page or the row before", "data"),
+    Action("choose-version", "v", "Look at another version, by number, tag or date", "data"),
     Action("sql", "Q", "Ask in SQL", "data"),
     Action("tag-data", "t", "Name this version", "data"),
     # registry

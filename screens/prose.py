@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -96,7 +96,11 @@ def wrapped(line: Line, width: int) -> list[Line]:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int = 0, marks: str = ""
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    width: int = 0,
+    marks: str = "",
+    shown: Callable[[Any], str] = number,
 ) -> list[Line]:
     """A table with a header; numbers stand at the right, long texts are cut to the width.
 
@@ -105,8 +109,9 @@ def table(
         rows: values in the order of the columns.
         width: cells in all; 0 leaves every column as wide as its content.
         marks: style of the first column.
+        shown: a value's text; figures are rounded for people unless told otherwise.
     """
-    cells = [[number(value) for value in row] for row in rows]
+    cells = [[shown(value) for value in row] for row in rows]
     right = [
         all(_numeric(row[i]) for row in rows if i < len(row)) and bool(rows)
         for i in range(len(columns))

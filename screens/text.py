@@ -160,6 +160,15 @@ def bar(fraction: float, width: int, glyphs: Glyphs) -> str:
     return glyphs.full * full + glyphs.empty * (width - full)
 
 
+def zoned_time(seconds: float | None) -> str:
+    """A moment as local date and time with the name of its zone."""
+    if seconds is None:
+        return "-"
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
+
+
 def wall_time(seconds: float | None) -> str:
     """A moment as local date and time, to the second."""
     if seconds is None:

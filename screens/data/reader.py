@@ -13,28 +13,28 @@ from typing import Any
 
 from engine.errors import ModelOpsError
 
-#: Rows that the preview shows.
-PREVIEW = 50
+#: Rows of a page.
+PAGE = 50
 
 
 def read(what: str, refs: list[str]) -> Any:
     """The answer as JSON values.
 
     Args:
-        what: ``list``, ``show`` (versions and first rows of a dataset) or ``columns``.
-        refs: the dataset; none for ``list``.
+        what: ``list``, ``show`` (versions and a page of rows) or ``columns``.
+        refs: none for ``list``, else the version, and for ``show`` the first row, from 0.
     """
     from engine.api import Workbench
 
     data = Workbench().data
     if what == "list":
         return [dataclasses.asdict(view) for view in data.list()]
-    (ref,) = refs
+    ref, *more = refs
     if what == "columns":
         return [dataclasses.asdict(column) for column in data.statistics(ref)]
-    page = data.rows(ref, 0, PREVIEW)
+    page = data.rows(ref, int(more[0]) if more else 0, PAGE)
     return {
-        "versions": [dataclasses.asdict(version) for version in data.versions(ref)],
+        "versions": [dataclasses.asdict(version) for version in data.versions(page.name)],
         "columns": page.columns,
         "rows": page.rows,
         "total": page.total,

@@ -10,14 +10,17 @@ from typing import Any, ClassVar
 
 from engine.types.data import DatasetView
 from screens.actions import bindings
+from screens.data.lines import column_lines, mask_lines, row_lines, version_table
 from screens.data.work import DataWork
-from screens.prose import fact_columns, paragraph, report_tables, table
-from screens.text import Line, ago, number, size, wall_time
-from screens.widgets.paged_table import Column, Row
+from screens.prose import fact_columns, paragraph, report_tables
+from screens.text import Line, ago, number, size
+from screens.widgets.paged_table import Column, PagedTable, Row
 from screens.widgets.text_pane import Build
 
 #: Answers about datasets that are kept: those one goes back and forth between.
 KEPT = 8
+#: Rows of a page.
+PAGE = 50
 #: What comes with the program; shown beside one's own datasets.
 BUNDLED = (
     ("house/train", "instruction rows in the house style"),
@@ -51,6 +54,10 @@ class DataScreen(DataWork):
     def __init__(self) -> None:
         super().__init__()
         self._mask_row = 0
+        self._offset = 0
+        """First row of the page, from 0."""
+        self._versions: dict[str, str] = {}
+        """Version, tag or date that is looked at, where it is not the newest."""
         self._kept: dict[tuple[str, ...], Any] = {}
 
     def _asked(self, what: str, mark: str, *refs: str) -> Any:
@@ -104,7 +111,7 @@ class DataScreen(DataWork):
         return [*own, *bundled]
 
     def pane_lines(self, pane: str, item: Any) -> Build:
-        ref = item.name if isinstance(item, DatasetView) else str(item)
+        ref = self._ref(item) if isinstance(item, DatasetView) else str(item)
         if pane == "report":
             return self._report(ref)
         if pane == "mask":
@@ -118,23 +125,21 @@ class DataScreen(DataWork):
         mark = f"{item.latest} {item.updated} {item.tags}"
         if pane == "columns":
             columns = self._asked("columns", mark, ref)
-            names = ("column", "type", "nulls", "distinct", "least", "most", "mean")
-            keys = ("name", "type", "nulls", "distinct", "minimum", "maximum", "mean")
-            return lambda width: table(
-                names, [[_short(column[key]) for key in keys] for column in columns], width, "key"
-            )
-        shown = self._asked("show", mark, ref)
+            return lambda width: [[(ref, "dim")], *column_lines(columns, width)]
+        shown = self._asked("show", mark, ref, str(self._offset))
         if pane == "rows":
-            rows = [[_short(row.get(c)) for c in shown["columns"]] for row in shown["rows"]]
-            return lambda width: [
-                [(f"rows 1 to {len(rows)} of {number(shown['total'])}", "dim")],
-                *table(shown["columns"], rows, width),
-            ]
+            return partial(row_lines, {**shown, "ref": ref, "offset": self._offset})
         return lambda width: [
             *fact_columns([("source", item.source), ("columns", ", ".join(item.columns))], width),
             [],
             *version_table(shown["versions"], width),
+            [],
+            [(f"the other panes show {ref}; v chooses a version, a tag or a date", "dim")],
         ]
+
+    def _ref(self, item: DatasetView) -> str:
+        """The version that the panes show."""
+        return f"{item.name}@{self._versions.get(item.name) or f'v{item.latest}'}"
 
     def _report(self, ref: str) -> Build:
         result: dict[str, Any] = {}
@@ -187,15 +192,46 @@ class DataScreen(DataWork):
         self.load_pane()
 
     def action_next_row(self) -> None:
-        self._mask_row += 1
+        self._turn(1)
+
+    def action_previous_row(self) -> None:
+        self._turn(-1)
+
+    def _turn(self, by: int) -> None:
+        """To another row of the mask, or another page of rows."""
         if self.deck.current == "mask":
+            self._mask_row = max(0, self._mask_row + by)
             self.load_pane()
+        elif self.deck.current == "rows" and isinstance(self.item, DatasetView):
+            # an older version may have more rows than the newest one
+            self._offset = max(0, self._offset + by * PAGE)
+            self.load_pane()
+
+    def on_paged_table_moved(self, event: PagedTable.Moved) -> None:
+        self._offset = 0
+        super().on_paged_table_moved(event)
+
+    def action_choose_version(self) -> None:
+        """Time travel: every pane shows the version that is named."""
+        item = self.item
+        if not isinstance(item, DatasetView):
+            self.say("only a dataset of your own has versions")
+            return
+
+        def chosen(text: str) -> None:
+            self._versions[item.name] = "" if text == "latest" else text.removeprefix("@")
+            self._offset = 0
+            self.load_pane()
+
+        now = self._versions.get(item.name) or "latest"
+        hint = "v3, a tag, a day (2026-01-31), a moment (2026-01-31T12:00), or latest"
+        self.ask_line(f"Which version of {item.name}?", hint, chosen, now)
 
     def action_tag_data(self) -> None:
         if not isinstance(self.item, DatasetView):
             self.say("only a dataset of your own can be tagged")
             return
-        ref = f"{self.item.name}@v{self.item.latest}"
+        ref = self._ref(self.item)
 
         def tag(name: str) -> None:
             self.in_thread(
@@ -217,79 +253,17 @@ class DataScreen(DataWork):
         self.ask_line("SQL", hint, self.run_sql, "select name, state from jobs limit 20")
 
     def command_twin(self) -> str:
-        row = self.table.current
-        ref = row.key if row else ""
+        item = self.item
+        ref = self._ref(item) if isinstance(item, DatasetView) else str(item or "")
+        page = f" --rows {PAGE} --offset {self._offset}"
         twins: dict[str, Callable[[], str]] = {
             "report": lambda: f"data check {ref}",
             "mask": lambda: f"data mask {ref} --row {self._mask_row + 1}",
-            "rows": lambda: f"data show {ref}",
-            "columns": lambda: f"data show {ref}",
+            "rows": lambda: f"data show {ref}{page}",
+            "columns": lambda: f"data show {ref} --stats",
         }
         word = twins.get(self.deck.current, lambda: f"data show {ref}")() if ref else "data list"
         return f"modelops-tui {word}"
-
-
-def version_table(versions: Sequence[dict[str, Any]], width: int) -> list[Line]:
-    """Versions of a dataset, newest first."""
-    return table(
-        ("version", "made", "by", "rows", "size", "tags", "signed", "source"),
-        [
-            (
-                f"v{told['version']}",
-                wall_time(told["time"]),
-                told["operation"],
-                told["rows"],
-                size(told["size_bytes"]),
-                " ".join(told["tags"]),
-                "yes" if told["manifest"] else "no",
-                Path(told["source"]).name,
-            )
-            for told in versions
-        ],
-        width,
-        "key",
-    )
-
-
-def mask_lines(row: dict[str, Any], start: int, base: str, width: int) -> list[Line]:
-    """The text of a row: what is learned in colour and marked, the rest dim."""
-    if row.get("problem"):
-        return paragraph(str(row["problem"]), width, "bad")
-    tokens = row.get("tokens", ())
-    learned = sum(bool(flag) for _, flag in tokens)
-    head: Line = [
-        (f"row {start + 1}  ", "bold"),
-        (f"{learned} of {len(tokens)} tokens are learned", "good"),
-        (f"  {base}  > next row", "dim"),
-    ]
-    notes: list[Line] = []
-    if row.get("cut"):
-        notes.append([("it is cut: longer than the model's length", "warn")])
-    if row.get("ends") is False:
-        notes.append([("it loses its end token: the model would not learn to stop", "warn")])
-    lines: list[Line] = [head, *notes, []]
-    current: Line = []
-    used = 0
-    for text, flag in tokens:
-        # [ ] as well as colour: a mask must be readable without it
-        for place, piece in enumerate(str(text).split("\n")):
-            if place or used + len(piece) > width:
-                lines.append(current)
-                current, used = [], 0
-            current.append((piece, "good+bold" if flag else "dim"))
-            used += len(piece)
-    return [*lines, current]
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        # a conversation: who says what, on one line
-        value = "  ".join(
-            f"{turn.get('role', turn.get('from', '?'))}: {turn.get('content', turn.get('value'))}"
-            for turn in value
-        )
-    text = value if isinstance(value, str) else None
-    return text.replace("\n", " ")[:300] if text is not None else value
 
 
 SCREEN = DataScreen

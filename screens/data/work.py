@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import ModelOpsError
 from screens.child import Child
+from screens.data.lines import raw
 from screens.detail_screen import DetailScreen
 from screens.dialogs import TextDialog
 from screens.progress import ProgressDialog, Stopped, Task
@@ -57,7 +58,8 @@ class DataWork(DetailScreen):
                 told = f"the first {told}"
             columns = list(rows[0]) if rows else []
             lines: list[Line] = [[(told, "dim")]]
-            lines += table(columns, [list(row.values()) for row in rows]) if rows else []
+            values = [list(row.values()) for row in rows]
+            lines += table(columns, values, shown=raw) if rows else []
             self.app.push_screen(TextDialog(query, lines))
 
         self._run("Query", ["data", "sql", "--limit", str(SQL_ROWS)], [query], done)

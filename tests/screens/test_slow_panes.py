@@ -82,7 +82,8 @@ async def main():
         text = lambda pane: getattr(app.screen.deck.pane(pane), "text", "")
         for pane, word in (("overview", "overwrite"), ("rows", "question 7"), ("columns", "59")):
             await until(pilot, lambda: word in text(pane), pane)
-            await pilot.press("tab")
+            if pane != "columns":  # the next one would begin a report, and the end wait for it
+                await pilot.press("tab")
 
 asyncio.run(main())
 print(sorted({{"duckdb", "pyarrow", "deltalake", "pandas", "numpy"}} & set(sys.modules)))
