@@ -12,8 +12,8 @@ from engine.types.system import Estimate, EstimateContext
 from recipes.finetune.schema import PREFERENCE_METHODS, FinetuneSpec
 
 _AT = ("train", "distributed")
-#: Optimizers whose state torch and DeepSpeed can spread.
-_SPREADABLE = frozenset({"adamw", "sgd"})
+#: Optimizers whose state the strategies can spread.
+_SPREADABLE = {"fsdp": ("adamw", "sgd"), "deepspeed": ("adamw",)}
 #: Which parts of the memory are divided among the processes, by strategy and stage.
 _DIVIDED = {
     "ddp": frozenset[str](),
@@ -96,10 +96,11 @@ def _check_places(spec: FinetuneSpec) -> Iterator[Problem]:
 def _check_spread(spec: FinetuneSpec) -> Iterator[Problem]:
     """What does not go together with a model that no process holds whole."""
     strategy, train = spec.train.distributed.strategy, spec.train
+    optimizers = _SPREADABLE[strategy]
     for key, wrong, advice in (
         ("method", train.method == "qlora", '4-bit weights can\'t be spread: use "ddp"'),
         ("method", train.method == "dora", 'DoRA needs whole weights: use "ddp"'),
-        ("optimizer", train.optimizer not in _SPREADABLE, 'use "adamw" or "sgd"'),
+        ("optimizer", train.optimizer not in optimizers, f"use {' or '.join(optimizers)}"),
         ("keep", train.keep == "best", 'the last weights are the result: keep = "last"'),
         ("kernels", train.kernels == "liger", 'use kernels = "auto"'),
         ("compile", train.compile, "leave compile out"),

@@ -71,7 +71,7 @@ def ranks_alive(home: Path) -> list[int]:
     "train",
     [
         pytest.param({}, id="ddp", marks=pytest.mark.slow),
-        pytest.param({"strategy": "fsdp"}, id="fsdp", marks=pytest.mark.nightly),
+        pytest.param({"strategy": "fsdp", "eval_every": 5}, id="fsdp", marks=pytest.mark.nightly),
         pytest.param(
             {"strategy": "fsdp", "method": "full", "lr": 1e-3},
             id="fsdp-full",
@@ -110,6 +110,8 @@ def test_two_processes_train_as_one(
     assert losses(tmp_path / "two", str(two.outputs["model"])) == pytest.approx(whole, abs=2e-3)
     assert len(whole) == (6 if "accumulate" in train else 12)
     assert two.outputs["eval_loss"] == pytest.approx(one.outputs["eval_loss"], abs=2e-3)
+    measured = [e["done"] for e in events(tmp_path / "two", "metrics") if "eval_loss" in e]
+    assert measured == ([5, 10, 12] if "eval_every" in train else [len(whole)])
     # the leader alone reports: every step once, tokens of both
     told = [e for e in events(tmp_path / "two", "metrics") if "loss" in e]
     assert len({e["done"] for e in told}) == len(told)
