@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_a_backend_makes_measures_and_proves(
     # environments of the user's own state directory are used, and kept there
     theirs = BackendStore(StatePaths.default().ensure()).root
     theirs.mkdir(exist_ok=True)
-    ctx.paths.backends.rmdir()
+    shutil.rmtree(ctx.paths.backends, ignore_errors=True)
     ctx.paths.backends.symlink_to(theirs)
     result = run(ctx)
     assert 0 < result.outputs["kl"] < most
