@@ -78,10 +78,17 @@ def saving_mixin(base: Any) -> Any:
                 if group_of(self.watch.ctx).leads:
                     self.watch.write(folder)
             except Exception as error:
-                # the shards of a model are gathered while they are written: when one process
-                # leaves that, the others can't go on either
-                if not is_full_disk(error) or group_of(self.watch.ctx).shards:
+                if not is_full_disk(error):
                     raise
+                if group_of(self.watch.ctx).shards:
+                    # a spread model is gathered while it is written: when one process leaves
+                    # that, the others can't go on either
+                    raise OutOfSpace(
+                        "a checkpoint of the spread model could not be written: the disk is full",
+                        why=str(error),
+                        hint="free space, then `modelops-tui jobs retry`: it goes on from the "
+                        "last complete checkpoint",
+                    ) from error
                 return error
             return None
 

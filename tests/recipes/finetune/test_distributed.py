@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import BadInput, DoesNotFit, ModelOpsError, StepFailed
+from engine.errors import BadInput, DoesNotFit, ModelOpsError, OutOfSpace, StepFailed
 from engine.paths import StatePaths
 from engine.recipe.check import CheckContext
 from engine.registry import Registry
@@ -25,6 +25,7 @@ from recipes.finetune.check import check
 from recipes.finetune.group import ALONE, Group
 from recipes.finetune.ranks import describe
 from recipes.finetune.schema import FinetuneSpec
+from tests.recipes.finetune.test_full_disk import file_limit
 from tests.recipes.finetune.test_resume import CHILD, ROOT, weights
 from tests.support.step import events, make_context, run_step
 
@@ -151,6 +152,29 @@ def test_a_stop_saves_and_the_next_attempt_goes_on(
     ]
     assert weights(tmp_path / "stopped", str(resumed.outputs["model"])) == weights(
         tmp_path / "whole", str(whole.outputs["model"])
+    )
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_full_disk_loses_no_run(
+    tmp_path: Path, tiny_model: Path, tiny_chat: Path, strategy: str
+) -> None:
+    wanted = recipe(tiny_model, tiny_chat, method="full", lr=1e-3, batch=2, save_every=4)
+    wanted["train"]["distributed"] = {"processes": 2, "strategy": strategy}
+    if strategy == "ddp":
+        # the weights (5.8 MB) fit, the optimizer's state (11.5 MB) does not
+        with file_limit(8_000_000):
+            run_step(tmp_path, "finetune", wanted)
+        notes = [e for e in events(tmp_path, "note") if e["level"] == "warning"]
+        assert sum("could not be written" in e["text"] for e in notes) == 3
+        return
+    # what is spread is gathered while it is written: the run stops, with the reason
+    with file_limit(8_000_000), pytest.raises(OutOfSpace, match="of the spread model"):
+        run_step(tmp_path, "finetune", wanted)
+    run_step(tmp_path, "finetune", wanted)
+    assert (
+        len(losses(tmp_path, Registry.open(StatePaths(tmp_path)).resolve("tests.train").id)) == 12
     )
 
 
