@@ -75,7 +75,10 @@ class Admission:
             return
         on_gpu = running.lane.startswith("gpu-")
         result = read_json_or_none(running.folder / "result.json") or {}
-        peak = result.get("peak_memory_bytes") if on_gpu else outcome.exit.get("max_rss_bytes")
+        peak = result.get("peak_memory_bytes")
+        if not on_gpu:
+            # the kernel's figure is that of the largest process: a step of several tells its own
+            peak = max(int(outcome.exit.get("max_rss_bytes") or 0), int(peak or 0))
         row = conn.execute(
             "SELECT signature FROM steps WHERE job_id=? AND name=?",
             (running.job_id, running.step),

@@ -86,7 +86,8 @@ def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any
         crash_point("worker.begun")
         value = load_function(kind.run)(context)
         crash_point("worker.ran")
-        return {**_succeeded(kind, value), "peak_memory_bytes": peak_device_memory()}
+        told = value.peak_memory_bytes if isinstance(value, StepResult) else None
+        return {**_succeeded(kind, value), "peak_memory_bytes": told or peak_device_memory()}
     except Stopped as stopped:
         return {"state": "stopped", "error": stopped.to_json()}
     except ModelOpsError as error:

@@ -40,6 +40,9 @@ class StepResult:
 
     outputs: Mapping[str, Any]
     report: tuple[Mapping[str, Any], ...] = ()
+    peak_memory_bytes: int | None = None
+    """Where the worker's own peak says too little: of all of a step's processes (on GPUs: of the
+    fullest one)."""
 
 
 @dataclass

@@ -60,7 +60,7 @@ def train_together(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     if child.returncode == 0 and result is not None:
         if result.get("stopped"):
             ctx.raise_stopped()
-        return StepResult(result["outputs"], tuple(result["report"]))
+        return StepResult(result["outputs"], tuple(result["report"]), result["peak_memory_bytes"])
     raise failure(ctx, folder, child.returncode)
 
 

@@ -46,7 +46,8 @@ def main() -> None:
         set_up(ctx)
         result = import_module(f"recipes.finetune.{MODULES[spec.train.method]}").train(ctx, spec)
         if ctx.group.leads:
-            write(folder / RESULT, {"outputs": dict(result.outputs), "report": list(result.report)})
+            found = {"outputs": dict(result.outputs), "report": list(result.report)}
+            write(folder / RESULT, {**found, "peak_memory_bytes": result.peak_memory_bytes})
     except Stopped:
         if rank == 0:
             write(folder / RESULT, {"stopped": True})

@@ -99,7 +99,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     remember_run(session, outcome, estimated, watch, steps)
     best = load_best(session, model)
     tell_samples(session, model, prepared, before)
-    return publish_outcome(
+    result = publish_outcome(
         session,
         Outcome(
             model=model,
@@ -119,6 +119,8 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             eval_losses=watch.eval_losses,
         ),
     )
+    # of one process the engine measures it itself
+    return replace(result, peak_memory_bytes=outcome.peak) if session.group.size > 1 else result
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,15 @@ def test_the_measured_peak_takes_over_from_the_estimate(harness: Harness) -> Non
     harness.wait_state(second, JobState.SUCCEEDED)
 
 
+def test_a_step_of_several_processes_tells_its_own_peak(harness: Harness) -> None:
+    harness.start_engine()
+    job = harness.submit(steps=1, tells_mib=900)
+    harness.wait_state(job, JobState.SUCCEEDED)
+    conn = harness.jobs._conn()
+    harness.wait_for(lambda: conn.execute("SELECT count(*) FROM peaks").fetchone()[0] == 1)
+    assert conn.execute("SELECT bytes FROM peaks").fetchone()[0] == 900 << 20
+
+
 def test_a_cpu_step_beside_cards_is_admitted_by_its_peak_in_ram(
     harness: Harness, cards: list[dict[str, Any]]
 ) -> None:

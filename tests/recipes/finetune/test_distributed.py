@@ -119,6 +119,10 @@ def test_two_processes_train_as_one(
     alone = [e for e in events(tmp_path / "one", "metrics") if "loss" in e]
     assert told[-1]["tokens_seen"] == alone[-1]["tokens_seen"]
     assert not ranks_alive(tmp_path)
+    # the memory of both, for the engine to admit the next run by
+    assert one.peak_memory_bytes is None
+    assert two.peak_memory_bytes is not None
+    assert two.peak_memory_bytes >= told[-1]["peak_memory_bytes"] > 600 << 20
     made = Registry.open(StatePaths(tmp_path / "two")).manifest(str(two.outputs["model"]))
     assert made.run["processes"] == "2"
     assert made.run["strategy"] == asked.get("strategy", "ddp")

@@ -33,6 +33,8 @@ class ProbeSpec(StepSpec):
     orphan: bool = False
     """Start a child that closes all descriptors and lives on."""
     hog_mib: int = 0
+    tells_mib: int = 0
+    """Say in the result that so much memory was used."""
     value: Any = 1.0
     tag: str = ""
     secret: str = ""

@@ -127,5 +127,6 @@ def run(ctx: StepContext) -> StepResult:
     write_ledger(spec.ledger, what="commit", done=done, total=total, **identity)
     del ballast
     return StepResult(
-        {"total": total, "tag": spec.tag, "secret": spec.secret, "resumed_from": float(resumed)}
+        {"total": total, "tag": spec.tag, "secret": spec.secret, "resumed_from": float(resumed)},
+        peak_memory_bytes=spec.tells_mib << 20 if spec.tells_mib else None,
     )
