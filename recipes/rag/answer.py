@@ -129,7 +129,7 @@ class Asker:
         found = time.perf_counter()
         if weak or not passages:
             reason = weak or f"no source fits the budget of {options.budget} tokens"
-            answer = self._nothing(question, passages, asked, options, reason)
+            answer = self._nothing(question, asked, options, reason)
             return _timed(answer, retrieval, found - began, 0.0)
         tell({"type": "phase", "name": "answering"})
         claims = self._generate(asked.messages, [p.number for p in passages], options, tell)
@@ -229,7 +229,6 @@ class Asker:
     def _nothing(
         self,
         question: str,
-        passages: Sequence[Passage],
         asked: Prompt,
         options: AskOptions,
         reason: str,
@@ -239,7 +238,7 @@ class Asker:
             text=NOT_FOUND,
             found=False,
             citations=(),
-            sources=tuple(passages),
+            sources=asked.context.passages,
             model=self.model.name,
             prompt="",
             prompt_tokens=0,

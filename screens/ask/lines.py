@@ -73,8 +73,9 @@ def answer_lines(exchange: Exchange, width: int) -> list[Line]:
     lines += _said(answer, width)
     cited = {c.source for c in answer.quotes or answer.citations}
     if answer.sources:
-        lines += heading("Sources")
-    for source in answer.sources:
+        lines += heading("Sources" if answer.prompt else "The nearest passages; nothing was sent")
+    # of a long conversation, those that the answer rests on come first
+    for source in sorted(answer.sources, key=lambda s: s.number not in cited):
         mark = "accent" if source.number in cited else "dim"
         place = [(f"[{source.number}] ", mark), (source.place, "key" if mark == "accent" else "")]
         lines.append([*place, (f"  {source.score:.3f}, {source.tokens} tokens", "dim")])
@@ -143,6 +144,8 @@ def fate(hit: Hit, rank: int, answer: Answer | None) -> tuple[str, str]:
     """(what became of a chunk, its style): a source of the prompt, or why it is none."""
     if answer is None:
         return "", "dim"
+    if not answer.prompt:
+        return "nothing was sent to the model", "dim"
     for source in answer.sources:
         if hit.id in source.chunks:
             return f"source [{source.number}]", "good"

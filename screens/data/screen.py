@@ -23,7 +23,7 @@ KEPT = 8
 PAGE = 50
 #: What comes with the program; shown beside one's own datasets.
 BUNDLED = (
-    ("house/train", "instruction rows in the house style"),
+    ("house/train", "rows in the house style"),
     ("house/heldout", "their held-out split"),
     ("neutral", "a small neutral text"),
 )
