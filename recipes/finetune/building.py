@@ -112,15 +112,11 @@ def with_adapters(model: Any, spec: FinetuneSpec, precision: Precision) -> Any:
 
     check_targets(model, spec.train.targets)
     with quiet_libraries():
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, get_peft_model
 
-        if spec.train.method == "qlora":
-            model = prepare_model_for_kbit_training(
-                model,
-                use_gradient_checkpointing=spec.train.checkpointing,
-                gradient_checkpointing_kwargs={"use_reentrant": False},
-            )
-        elif spec.train.checkpointing:
+        # not PEFT's prepare_model_for_kbit_training: it turns everything that is not in 4 bits to
+        # fp32, and with it the embeddings and every hidden state
+        if spec.train.checkpointing:
             model.enable_input_require_grads()
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -135,7 +131,7 @@ def with_adapters(model: Any, spec: FinetuneSpec, precision: Precision) -> Any:
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-    if precision.autocast and spec.train.method == "lora":
+    if precision.autocast and spec.train.method in ("lora", "qlora"):
         for module in wrapped.modules():
             if hasattr(module, "lora_A"):
                 # autocast casts the adapter's weights once; PEFT would copy every input to fp32

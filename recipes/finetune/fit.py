@@ -16,6 +16,7 @@ from engine.errors import DoesNotFit
 from engine.models import ModelLocation, model_config, resolve_model
 from engine.paths import StatePaths
 from engine.types.system import Estimate, EstimateContext
+from recipes.finetune.attention import SHORT_ROW
 from recipes.finetune.calibration import (
     Finished,
     finished_runs,
@@ -29,9 +30,9 @@ from recipes.loading.base import cache_folder
 from recipes.loading.gguf_header import read_gguf_header
 from recipes.loading.precision import cpu_has_bf16
 
-#: Python, torch, transformers and peft resident on a CPU, with oneDNN's packed weights and the
-#: allocator's slack; the CUDA context on a GPU.
-_RUNTIME = {"cpu": 545 << 20, "cuda": 600 << 20}
+#: Python, torch, transformers and peft resident on a CPU; the CUDA context on a GPU (torch's own
+#: counters leave that out).
+_RUNTIME = {"cpu": 580 << 20, "cuda": 600 << 20}
 _OPTIMIZER_BYTES = {
     "adamw": 8.0,
     "adamw-8bit": 2.1,
@@ -40,10 +41,11 @@ _OPTIMIZER_BYTES = {
     "adafactor": 0.1,
     "sgd": 0.0,
 }
-#: Measured over counted activation bytes on a CPU: allocator and buffers.
-_ACTIVATION_FACTOR = 1.05
-#: The same where PEFT's and transformers' own operations keep temporaries, by bytes a number.
-_PLAIN_FACTOR = {2: 0.8, 4: 1.25}
+#: What lies free between kept tensors and can't be filled again: glibc's ``memalign`` never takes a
+#: hole of just the size it needs. In numbers of the intermediate width a token and layer; measured.
+_HOLES = {"fused": 1.8, "plain": 4.0, "qlora": 4.8, "checkpointing": 1.2}
+#: bitsandbytes itself, and what quantizing the weights leaves behind on a CPU.
+_FOUR_BIT_RUNTIME = 140 << 20
 #: Bytes per token and vocabulary entry around a loss that is computed at once.
 _LOGIT_BYTES = 20
 #: Copies of one chunk of logits: fp32, and what goes back in the type of the products.
@@ -136,6 +138,9 @@ def parts(
         bf16: products are computed in two bytes.
     """
     width = 2 if bf16 else 4
+    # see recipes.finetune.attention
+    short = spec.train.packing or length <= SHORT_ROW
+    attended = 4 if device == "cpu" and short else width
     adapters = spec.train.method in WITH_ADAPTER
     tokens = batch * length * _SEQUENCES.get(spec.train.method, 1)
     trainable = shape.adapter_rows * spec.train.rank if adapters else shape.parameters
@@ -152,10 +157,15 @@ def parts(
         "adapters": trainable * 4 if adapters else 0,
         "gradients": trainable * 4,
         "optimizer": int(trainable * _OPTIMIZER_BYTES[spec.train.optimizer]),
-        "activations": int(tokens * _activation_bytes(spec, shape, width)),
+        "activations": _activation_bytes(spec, shape, width, tokens, attended),
         "logits": _logit_bytes(spec, shape, tokens, device),
         "runtime": _RUNTIME[device],
     }
+    if device == "cpu":
+        found["runtime"] += _FOUR_BIT_RUNTIME if spec.train.method == "qlora" else 0
+        holes = tokens * shape.layers * _holes(spec, shape, width)
+        # the optimizer's numbers are made after the first backward pass: they fill holes
+        found["activations"] += max(int(holes) - found["optimizer"], 0)
     if not adapters and bf16:
         # autocast keeps the cast copies of fp32 weights for the backward pass
         found["weights"] += shape.linear * 2
@@ -177,34 +187,82 @@ def _logit_bytes(spec: FinetuneSpec, shape: Shape, tokens: int, device: str) -> 
         return whole
     chunk = min(chunk_tokens(shape.vocabulary, device), tokens)
     gradient = 0 if spec.train.method in WITH_ADAPTER else shape.hidden * shape.vocabulary * 4
-    packed = shape.hidden * shape.vocabulary * 2
-    return int(chunk * shape.vocabulary * 4 * _CHUNK_COPIES) + gradient + packed
+    # the projection's weights: oneDNN's reordered copy, or autocast's in two bytes
+    copied = device == "cpu" or spec.train.method not in WITH_ADAPTER
+    copy = shape.hidden * shape.vocabulary * 2 if copied else 0
+    return int(chunk * shape.vocabulary * 4 * _CHUNK_COPIES) + gradient + copy
 
 
-def _activation_bytes(spec: FinetuneSpec, shape: Shape, width: int) -> float:
-    """Bytes that autograd keeps per token.
+def _activation_bytes(
+    spec: FinetuneSpec, shape: Shape, width: int, tokens: int, attended: int
+) -> int:
+    """Bytes that autograd keeps for a batch of ``tokens`` until its backward pass.
 
-    Per layer of a Llama-like block: two norms' inputs (fp32 inside), the inputs of q/k/v, the
-    rotated q and k, v, the attention's output, the gated product's two inputs, and the down
-    projection's input; an adapter keeps its input's low-rank image besides. Without fused steps
-    the activated gate is kept, too.
+    Args:
+        spec: the recipe.
+        shape: the model's numbers.
+        width: bytes a number that products are computed in.
+        tokens: of the batch.
+        attended: bytes a number in attention.
     """
-    hidden, inner, kv = shape.hidden, shape.intermediate, shape.kv_width
-    adapters = spec.train.method in WITH_ADAPTER
-    plain = not is_fused(spec) or (
-        adapters and (spec.train.method in ("dora", "qlora") or spec.train.dropout > 0)
-    )
-    norms = 2 * hidden * (4 + width)
-    attention = (hidden * 4 + kv * 4) * width
-    mlp = (hidden + (4 if plain else 3) * inner) * width
-    adapter = 7 * spec.train.rank * 4 if adapters else 0
-    per_layer = (norms + attention + mlp + adapter) * (
-        _PLAIN_FACTOR[width] if plain else _ACTIVATION_FACTOR
-    )
+    per_layer = _layer_bytes(spec, shape, width, attended)
+    constant = 0.0
+    if spec.train.method == "dora":
+        # PEFT sends an identity matrix through each adapter to get its product
+        inputs = 6 * shape.hidden**2 + shape.intermediate**2
+        constant += shape.layers * inputs * width
+    if spec.train.method in WITH_ADAPTER and width == 2:
+        # the adapters' matrices as they are multiplied
+        constant += shape.adapter_rows * spec.train.rank * width
     if spec.train.checkpointing:
         # the inputs of every layer, and one layer's own at a time
-        return shape.layers * hidden * width + per_layer
-    return shape.layers * per_layer
+        return int(tokens * (shape.layers * shape.hidden * width + per_layer) + constant)
+    return int(tokens * shape.layers * per_layer + constant)
+
+
+def _layer_bytes(spec: FinetuneSpec, shape: Shape, width: int, attended: int) -> float:
+    """Bytes a token that one Llama-like block keeps, tensor by tensor.
+
+    As ``torch.autograd.graph.saved_tensors_hooks`` counts them (a test does). ``h``, ``i`` and
+    ``kv`` are the hidden, intermediate and key widths.
+    """
+    h, i, kv = shape.hidden, shape.intermediate, shape.kv_width
+    method, rank = spec.train.method, spec.train.rank
+    adapters = method in WITH_ADAPTER
+    # two norms: their inputs in fp32; where their weights learn, the normed ones besides
+    kept = (2 if adapters else 4) * h * 4.0
+    # queries, keys and values, the output and one number a head
+    kept += (2 * h + 2 * kv) * attended + shape.heads * 4
+    own_output = attended == width and not (spec.train.packing or spec.train.padding_free)
+    if method == "dora":
+        # each linear layer's input and its three results
+        kept += (12 * h + 7 * i + 4 * kv) * width
+    elif adapters and spec.train.dropout > 0:
+        # what was dropped, and what is left, of every linear layer's input
+        kept += (12 * h + 4 * i) * width
+    elif width == 2 and not adapters:
+        # hidden states are fp32: autocast casts a linear layer's input for that layer alone
+        kept += (6 * h + 3 * i) * 2
+    else:
+        kept += 3 * h * width + 3 * i * width
+        # the output is the next layer's input
+        kept -= h * width if own_output else 0
+    if spec.train.kernels == "plain" or spec.train.compile:
+        # the activated gate
+        kept += i * width
+    return kept + (7 * rank * width if adapters else 0)
+
+
+def _holes(spec: FinetuneSpec, shape: Shape, width: int) -> float:
+    """Bytes a token and layer that the C allocator holds beside what is kept (see ``_HOLES``)."""
+    kind = "fused"
+    if spec.train.checkpointing:
+        kind = "checkpointing"
+    elif spec.train.method == "qlora":
+        kind = "qlora"
+    elif not is_fused(spec) or spec.train.method == "dora" or spec.train.dropout > 0:
+        kind = "plain"
+    return _HOLES[kind] * shape.intermediate * width
 
 
 def disk_bytes(spec: FinetuneSpec, location: ModelLocation) -> int:
