@@ -174,7 +174,8 @@ class Rag:
             question: in plain words.
             options: model (a deployment's name or a model), k, budget (tokens of sources),
                 conversation (any text: earlier questions under it are remembered by this object),
-                path, tags, since, until, settings.
+                history (earlier (question, answer) pairs where the caller remembers them), path,
+                tags, since, until, settings.
         """
         for event in self._service.call("ask", index=index, question=question, **options):
             if "result" in event:

@@ -35,6 +35,8 @@ async def rag_answer(bench: Workbench, document: dict[str, Any]) -> Response:
     question = last_question(document)
     bench.rag.show(index)
     options: dict[str, Any] = {"model": model} if model else {}
+    if history := earlier(document):
+        options["history"] = history
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
@@ -120,11 +122,27 @@ def last_question(document: dict[str, Any]) -> str:
         HttpError: 400 when there is none.
     """
     for turn in reversed(document.get("messages") or []):
-        if isinstance(turn, dict) and turn.get("role") == "user":
-            content = turn.get("content")
-            if isinstance(content, list):
-                parts = [p.get("text", "") for p in content if isinstance(p, dict)]
-                content = "".join(str(part) for part in parts)
-            if isinstance(content, str) and content.strip():
-                return content
+        if isinstance(turn, dict) and turn.get("role") == "user" and (text := _text(turn)):
+            return text
     raise HttpError(400, "messages holds no question of a user")
+
+
+def earlier(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """(question, answer) of every turn before the last question, oldest first."""
+    pairs: list[tuple[str, str]] = []
+    asked = ""
+    for turn in document.get("messages") or []:
+        text = _text(turn) if isinstance(turn, dict) else ""
+        if text and turn.get("role") == "user":
+            asked = text
+        elif text and asked and turn.get("role") == "assistant":
+            pairs.append((asked, text))
+            asked = ""
+    return pairs
+
+
+def _text(turn: dict[str, Any]) -> str:
+    content = turn.get("content")
+    if isinstance(content, list):
+        content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+    return content if isinstance(content, str) and content.strip() else ""

@@ -17,7 +17,7 @@ from engine.data import resolve_data
 from engine.errors import BadInput
 from engine.models import resolve_model
 from engine.paths import StatePaths
-from recipes.rag.answer import Asker, AskOptions, Conversation
+from recipes.rag.answer import Asker, AskOptions, Conversation, Turn, user_message
 from recipes.rag.deployed import deployment
 from recipes.rag.folder import is_collection
 from recipes.rag.model import AnswerModel, LocalModel
@@ -132,8 +132,17 @@ def _conversation(key: str) -> Conversation:
     return Conversation()
 
 
+def _told(history: Any) -> Conversation:
+    """A conversation as its caller remembers it: ``[[question, answer], ...]``, oldest first."""
+    turns = [
+        Turn(str(question), user_message(str(question), ()), str(reply))
+        for question, reply in history or ()
+    ]
+    return Conversation(turns)
+
+
 def ask(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
-    """Answer a question. Params: index, question, model, k, budget, conversation, filters."""
+    """Answer. Params: index, question, model, k, budget, conversation or history, filters."""
     retriever = pipelines(paths).get(str(params["index"]))
     model = _model(params, emit, paths)
     options = AskOptions(
@@ -143,7 +152,7 @@ def ask(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
         settings=_settings(params),
     )
     key = str(params.get("conversation") or "")
-    talk = _conversation(f"{params['index']}\0{key}") if key else Conversation()
+    talk = _conversation(f"{params['index']}\0{key}") if key else _told(params.get("history"))
     answer = Asker(retriever, model).ask(str(params["question"]), options, talk, emit)
     return dataclasses.asdict(answer)
 

@@ -132,7 +132,7 @@ class DeployedModel:
         """
         body = {"model": self._view.name, "max_tokens": max_tokens, "temperature": 0.0}
         text = self._text
-        if isinstance(text, FolderText):
+        if not self.constrained or isinstance(text, FolderText):
             chat = {**body, "messages": list(messages)}
             yield from stream_text(self._view.url, self._key, "chat/completions", chat)
             return

@@ -204,3 +204,27 @@ def test_another_conversation_knows_nothing_of_it(tiny_asker: Asker) -> None:
     other = tiny_asker.ask("How long do cats sleep?", options, Conversation())
     assert PENGUINS not in other.prompt
     assert other.sources[0].number == 1
+
+
+def test_a_caller_may_remember_the_conversation(
+    tiny_asker: Asker, paths: StatePaths, tiny_gguf: Path
+) -> None:
+    from modelops_tui.gateway.ragchat import earlier
+    from recipes.rag.actions import ask
+
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How long do cats sleep?"},
+        {"role": "assistant", "content": "Sixteen hours. [1]"},
+        {"role": "user", "content": [{"type": "text", "text": "And their sounds?"}]},
+    ]
+    history = earlier({"messages": messages})
+    assert history == [("How long do cats sleep?", "Sixteen hours. [1]")]
+    params = {
+        "index": tiny_asker.retriever.generation.name, "question": "And their sounds?",
+        "history": history, "model": str(tiny_gguf), "budget": 60,
+    }  # fmt: skip
+    answer = ask(params, lambda event: None, paths)
+    assert answer["searched"] == "How long do cats sleep? And their sounds?"
+    assert "Sixteen hours. [1]" in answer["prompt"]
+    assert "animals/cats.md" in {source["path"] for source in answer["sources"]}

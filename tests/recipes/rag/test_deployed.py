@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from engine.serving import records
 from engine.types.serving import DeploymentState
 from modelops_tui import Workstation
 from recipes.rag.citations import read_citations
-from recipes.rag.deployed import FolderText, deployment
+from recipes.rag.deployed import DeployedModel, FolderText, deployment
 from recipes.rag.model import GgufText, LocalModel
 from recipes.rag.pipeline import Job, sync_index
 
@@ -31,6 +33,19 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksta
             except Conflict:
                 continue
         made.system.stop_engine()
+
+
+def put_to_sleep(station: Workstation, name: str) -> None:
+    """Sleep once the last answer is off its hands: its reader may be ready a moment sooner."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            station.serving.sleep(name)
+            return
+        except Conflict:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -59,7 +74,16 @@ def test_a_deployment_answers_asleep_too_and_says_when_it_is_stopped(
     written = ["".join(str(e.get("text", "")) for e in run) for run in (events, local)]
     assert written[0][:12] == written[1][:12]
 
-    station.serving.sleep("tiny")
+    # a backend that knows no grammar is asked over the chat endpoint
+    view = replace(station.serving.get("tiny"), backend="other")
+    other = DeployedModel(view, station.serving.key("tiny"), station.paths)
+    assert not other.constrained
+    hello = [{"role": "user", "content": "Hello"}]
+    free = "".join(other.stream(hello, grammar='root ::= "yes"', max_tokens=8))
+    assert free
+    assert free != "yes"
+
+    put_to_sleep(station, "tiny")
     awoken = list(station.rag.ask("library", "What do penguins eat?", model="tiny", budget=120))
     assert awoken[-1]["result"].found
     found = station.rag.inspect("library", query="What do penguins eat?", model="tiny", budget=120)
