@@ -197,8 +197,7 @@ def ours(bf16: bool, rows: str = "blocks", layout: str = "padded") -> dict[str, 
     else:
         found = paragraph_rows() if rows == "docs" else full_rows(BATCH * (STEPS + 1))
         kept = [TokenRow(np.array(r, np.int32), np.ones(len(r), bool)) for r in found]
-    shared = common_beginning(kept)
-    packs = pack(kept, LENGTH, shared) if layout == "packed" else None
+    packs = pack(kept, LENGTH, common_beginning(kept)) if layout == "packed" else None
     model = build_model(spec, session.location, session.precision, "cpu", paths)
     args = TrainingArguments(**training_arguments(ctx, spec, STEPS + 1, BATCH))
     collate = choose_batch(spec, model, 0)
