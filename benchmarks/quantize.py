@@ -3,7 +3,8 @@ bare passes.
 
 Set ``LLAMA_CPP_TOOLS`` to a folder with ``llama-quantize`` and ``convert_hf_to_gguf.py`` (from the
 sdist of llama-cpp-python; ``GGUF_PY`` may name its ``gguf-py``) to compare with them; without it
-those lines are left out.
+those lines are left out. ``python -m benchmarks.quantize conversion quantization evaluation`` runs
+the named parts; ``BENCH_TOKENS`` tokens are evaluated (4,096).
 """
 
 from __future__ import annotations
@@ -32,16 +33,24 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - began, result
 
 
+#: Linux counts the memory of the process that forked to a command's peak: a small one forks it.
+_LAUNCH = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_pid, status, used = os.wait4(process.pid, 0)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def child(command: list[str]) -> tuple[float, float]:
     """CPU-seconds and peak MB of one command."""
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        _pid, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            raise SystemExit(errors.read()[-500:].decode(errors="replace"))
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    launch = [sys.executable, "-S", "-c", _LAUNCH, *command]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-500:])
+    cpu, peak = done.stdout.split()
+    return float(cpu), float(peak)
 
 
 def row(what: str, ours: float, theirs: float, bar: float) -> None:
@@ -149,10 +158,13 @@ def main() -> None:
         convert(folder, source)
         print("| what | ours | other | ratio | bar |\n|---|---|---|---|---|", flush=True)
         tools = os.environ.get("LLAMA_CPP_TOOLS")
-        if tools:
+        wanted = sys.argv[1:] or ["conversion", "quantization", "evaluation"]
+        if tools and "conversion" in wanted:
             conversion(folder, scratch, Path(tools))
+        if tools and "quantization" in wanted:
             quantization(source, scratch, Path(tools))
-        evaluation(folder, source, scratch)
+        if "evaluation" in wanted:
+            evaluation(folder, source, scratch)
 
 
 if __name__ == "__main__":
