@@ -246,14 +246,27 @@ def trl() -> dict[str, float]:
     return result(clock, STEPS * BATCH * LENGTH, losses[-1])
 
 
+def save_in_fp32(folder: Path) -> None:
+    """A copy of the base in fp32: on a CPU LLaMA-Factory computes in the type of the files."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base_folder()).save_pretrained(folder)
+
+
 def llamafactory(bf16: bool) -> dict[str, float]:
     """LLaMA-Factory in its own environment, on the same rows."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        model = base_folder()
+        if not bf16:
+            model = folder / "fp32"
+            save_in_fp32(model)
         task = {
-            "model": str(base_folder()), "rank": RANK, "length": LENGTH, "batch": BATCH,
+            "model": str(model), "rank": RANK, "length": LENGTH, "batch": BATCH,
             "steps": STEPS + 1, "threads": THREADS, "bf16": bf16,
         }  # fmt: skip
         (folder / "task.json").write_text(json.dumps(task))

@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any], str]] = {
     "qlora": ({"method": "qlora"}, CHAT, {}, "qlora"),
     "dora": ({"method": "dora"}, CHAT, {}, "dora"),
     "full": ({"method": "full"}, CHAT, {}, "full"),
-    "pretrain": ({"method": "pretrain", "batch": 2}, "neutral", {}, ""),
+    "pretrain": ({"method": "pretrain", "batch": 2}, "neutral", {}, "pretrain"),
     "dpo": ({"method": "dpo"}, PAIRS, {}, "dpo"),
     "kto": ({"method": "kto"}, THUMBS, {}, "kto"),
     "orpo": ({"method": "orpo"}, PAIRS, {}, "orpo"),
