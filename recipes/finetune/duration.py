@@ -30,10 +30,17 @@ if TYPE_CHECKING:
 #: What the child runs: texts as JSON on stdin, their counts of tokens as JSON on stdout.
 _COUNT = """
 import json, sys
-from tokenizers import Tokenizer
-exact = Tokenizer.from_file(sys.argv[1])
 texts = json.load(sys.stdin)
-print(json.dumps([len(exact.encode(text, add_special_tokens=False).ids) for text in texts]))
+if sys.argv[1].endswith(".gguf"):
+    from pathlib import Path
+    from recipes.gguf.runtime import GgufModel
+    with GgufModel(Path(sys.argv[1]), context=0) as exact:
+        counts = [len(exact.tokenize(text)) for text in texts]
+else:
+    from tokenizers import Tokenizer
+    exact = Tokenizer.from_file(sys.argv[1])
+    counts = [len(exact.encode(text, add_special_tokens=False).ids) for text in texts]
+print(json.dumps(counts))
 """
 
 _MEASURED_ROWS = 5000
@@ -120,11 +127,18 @@ def _characters_a_token(
     """``(characters a token, tokens of the longest)`` of rows given as (size, turns, text)."""
     if not rows:
         return _CAUTIOUS, 0.0
-    if not tokenizer.is_file():
-        # a base that was never unpacked here: at least so many in the languages and code seen
+    counts: tuple[int, ...] = ()
+    if tokenizer.is_file():
+        try:
+            counts = _token_counts(tuple(text for _, _, text in rows), tokenizer)
+        except BadInput:
+            if tokenizer.suffix == ".json":
+                raise
+            # a GGUF that llama.cpp can't read may still be unpacked: training will tell
+    if not counts:
+        # at least so many in the languages and code seen
         most = max(size / _CAUTIOUS + 16 * (turns + 1) for size, turns, _ in rows)
         return _USUAL, most
-    counts = _token_counts(tuple(text for _, _, text in rows), tokenizer)
     most = max(
         count + _TURN_TOKENS * turns + _SYSTEM_TOKENS
         for count, (_, turns, _) in zip(counts, rows, strict=True)
@@ -138,7 +152,7 @@ def _token_counts(texts: tuple[str, ...], tokenizer: Path) -> tuple[int, ...]:
     The tokenizer takes 50 MB that are never given back: a process that has not loaded the library
     yet (the workbench) has them counted by a child, and remembers the answer.
     """
-    if "tokenizers" in sys.modules:
+    if "tokenizers" in sys.modules and tokenizer.suffix == ".json":
         from tokenizers import Tokenizer
 
         exact = Tokenizer.from_file(str(tokenizer))
@@ -162,10 +176,12 @@ def _counted_aside(texts: tuple[str, ...], tokenizer: str, _changed: int) -> tup
 
 
 def tokenizer_file(spec: FinetuneSpec, paths: StatePaths) -> Path:
-    """Where the base's ``tokenizer.json`` is, or would be once the base is unpacked."""
+    """The base's ``tokenizer.json``; of a GGUF base that is not unpacked here, the file itself."""
     root = resolve_model(spec.base, paths).root
-    folder = root.path if root.kind == "hf" else cache_folder(root, paths)
-    return folder / "tokenizer.json"
+    if root.kind == "hf":
+        return root.path / "tokenizer.json"
+    unpacked = cache_folder(root, paths) / "tokenizer.json"
+    return unpacked if unpacked.is_file() else root.path
 
 
 def run_seconds(

