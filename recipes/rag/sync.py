@@ -329,15 +329,15 @@ class Sync:
             found = generation.table.search().where(_paths(sources))
             for record in found.select(["search_text", "vector"]).to_arrow().to_pylist():
                 old[record["search_text"]] = record["vector"]
-        fresh = [i for i, row in enumerate(rows) if row["search_text"] not in old]
+        # licences and letterheads stand in many files: each text is embedded once
+        fresh = list(dict.fromkeys(t for row in rows if (t := row["search_text"]) not in old))
+        if fresh:
+            old.update(zip(fresh, self.embedder.encode(fresh), strict=True))
         vectors: NDArray[np.float32] = np.zeros(
             (len(rows), self.meta.fingerprint.dimensions), dtype=np.float32
         )
         for i, row in enumerate(rows):
-            if row["search_text"] in old:
-                vectors[i] = old[row["search_text"]]
-        if fresh:
-            vectors[fresh] = self.embedder.encode([rows[i]["search_text"] for i in fresh])
+            vectors[i] = old[row["search_text"]]
         self.report.embedded_chunks += len(fresh)
         self.report.reused_chunks += len(rows) - len(fresh)
         return vectors

@@ -68,6 +68,18 @@ def test_only_changed_chunks_are_embedded(index: Index, library: Path, embedder:
     assert "krill" not in joined
 
 
+def test_a_text_that_stands_in_many_files_is_embedded_once(
+    index: Index, tmp_path: Path, embedder: Embedder
+) -> None:
+    folder = tmp_path / "projects"
+    for name in ("a", "b", "c"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "LICENSE.txt").write_text("Permission is granted to use this.\n")
+    report = sync(index, folder, embedder)
+    assert (report.documents, report.embedded_chunks, report.reused_chunks) == (3, 1, 2)
+    assert len(Retriever(current(index), embedder).search("permission", 5).hits) == 3
+
+
 def test_chunks_of_a_shortened_file_go(index: Index, library: Path, embedder: Embedder) -> None:
     before = sync(index, library, embedder)
     (library / "animals" / "cats.md").write_text("# Cats\n\nA cat sleeps sixteen hours a day.\n")
@@ -184,6 +196,31 @@ syncing.COMMIT_CHUNKS = 4
 sync_index(Job("library", Path(sys.argv[2])), StatePaths(Path(sys.argv[1])),
            progress=lambda done, total, name: print(done, flush=True))
 """
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_a_hundred_thousand_small_files(index: Index, tmp_path: Path, embedder: Embedder) -> None:
+    """All are indexed; what changed afterwards is found without embedding the rest again."""
+    folder = tmp_path / "many"
+    for part in range(100):
+        (folder / f"{part:02d}").mkdir(parents=True)
+        for i in range(1000):
+            # a thousand texts: what is tried is the number of files, not the encoder
+            text = f"Ticket about subject {i}.\n" if i else ""
+            (folder / f"{part:02d}" / f"{i:03d}.txt").write_text(text)
+    first = sync(index, folder, embedder)
+    assert (first.added, first.documents, len(first.unreadable)) == (100_000, 99_900, 100)
+    version = current(index).table.version
+    again = sync(index, folder, embedder)
+    assert (again.unchanged, again.embedded_chunks) == (100_000, 0)
+    assert current(index).table.version == version
+    (folder / "50" / "500.txt").write_text("The lighthouse keeper reads novels.\n")
+    (folder / "51" / "501.txt").unlink()
+    third = sync(index, folder, embedder)
+    assert (third.changed, third.removed, third.embedded_chunks) == (1, 1, 1)
+    hits = Retriever(current(index), embedder).search("lighthouse", 3).hits
+    assert hits[0].path == "50/500.txt"
 
 
 @pytest.mark.nightly
