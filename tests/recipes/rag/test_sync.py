@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,39 @@ def test_a_text_that_stands_in_many_files_is_embedded_once(
     report = sync(index, folder, embedder)
     assert (report.documents, report.embedded_chunks, report.reused_chunks) == (3, 1, 2)
     assert len(Retriever(current(index), embedder).search("permission", 5).hits) == 3
+
+
+def test_a_file_that_changes_while_it_is_read(
+    index: Index, library: Path, embedder: Embedder
+) -> None:
+    """Whatever a sync caught of it, the next one has it whole, once, as it is."""
+    diary, over = library / "diary.md", threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            # in place, so that a reader may find it empty, half written or grown
+            with diary.open("w") as file:
+                file.write(f"# Diary\n\nEntry {n}. ")
+                file.flush()
+                file.write("And so the day went on. " * (n % 40))
+
+    diary.write_text("# Diary\n\nNothing yet.\n")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(3):
+            sync(index, library, embedder)
+    finally:
+        over.set()
+        writer.join()
+    diary.write_text("# Diary\n\nThe last word is quince.\n")
+    sync(index, library, embedder)
+    rows = current(index).table.search().where("path = 'diary.md'").to_arrow()
+    assert ["quince" in text for text in rows["search_text"].to_pylist()] == [True]
+    assert len(ids(index)) == len(set(ids(index)))
+    assert sync(index, library, embedder).unchanged == 4
 
 
 def test_chunks_of_a_shortened_file_go(index: Index, library: Path, embedder: Embedder) -> None:
