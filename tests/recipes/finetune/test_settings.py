@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from engine.errors import BadInput
 from engine.paths import StatePaths
+from engine.plugins import extensions
 from engine.recipe.check import CheckContext
 from engine.registry import Registry
 from recipes.finetune import watching
@@ -114,6 +116,15 @@ def plug_in(folder: Path, module: str, groups: str, code: str) -> None:
     (info / "entry_points.txt").write_text(groups)
 
 
+@pytest.fixture
+def found_anew() -> Iterator[None]:
+    """Plugins are looked for once in a process: earlier tests have looked."""
+    extensions.cache_clear()
+    yield
+    extensions.cache_clear()
+
+
+@pytest.mark.usefixtures("found_anew")
 def test_a_reward_that_is_plugged_in_trains_grpo(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +147,7 @@ def test_a_reward_that_is_plugged_in_trains_grpo(
     assert all(value < 0 for value in rewards)
 
 
+@pytest.mark.usefixtures("found_anew")
 def test_a_judge_that_is_plugged_in_scores_answers(
     tmp_path: Path, tiny_model: Path, tiny_chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
