@@ -80,14 +80,19 @@ def follow(bench: Workbench, job_id: str, *, stream: bool = False) -> ExitCode:
     try:
         view = _watch(bench, job_id, stream)
     except KeyboardInterrupt:
-        out.status_end()
-        out.say(f"detached: job {job_id} goes on without this shell")
-        out.say(f"hint: `modelops-tui jobs follow {job_id}` comes back to it")
-        out.say(f"hint: `modelops-tui jobs cancel {job_id}` stops it")
-        return ExitCode.DETACHED
+        return detached(job_id)
     out.status_clear()
     finish(bench, view, stream=stream)
     return _EXITS.get(view.state, ExitCode.ERROR)
+
+
+def detached(job_id: str) -> ExitCode:
+    """Say that ctrl+c left the job as it is, and how to come back to it."""
+    out.status_end()
+    out.say(f"detached: job {job_id} goes on without this shell")
+    out.say(f"hint: `modelops-tui jobs follow {job_id}` comes back to it")
+    out.say(f"hint: `modelops-tui jobs cancel {job_id}` stops it")
+    return ExitCode.DETACHED
 
 
 def _watch(bench: Workbench, job_id: str, stream: bool) -> JobView:

@@ -50,14 +50,17 @@ def command(
         _show_plan(bench, plan)
         return
     view = bench.jobs.submit(plan, priority, fresh=fresh)
-    # the job is durable now, whatever happens to this process
-    out.say(f"submitted {view.id}")
-    if detach:
-        if out.format is Format.TABLE:
-            out.line(view.id)
-        else:
-            out.json_line(asdict(view))
-    bench.system.ensure_engine()
+    # the job is durable now, whatever happens to this process: ctrl+c detaches, from here on
+    try:
+        out.say(f"submitted {view.id}")
+        if detach:
+            if out.format is Format.TABLE:
+                out.line(view.id)
+            else:
+                out.json_line(asdict(view))
+        bench.system.ensure_engine()
+    except KeyboardInterrupt:
+        raise typer.Exit(follow.detached(view.id)) from None
     if detach:
         out.say(f"hint: `modelops-tui jobs follow {view.id}`")
         return

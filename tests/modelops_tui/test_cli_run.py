@@ -144,6 +144,18 @@ def test_ctrl_c_detaches_and_the_job_goes_on(door: FrontDoor) -> None:
     assert door.job(job)["state"] == "cancelled"
 
 
+def test_ctrl_c_while_an_engine_starts_says_that_the_job_is_kept(door: FrontDoor) -> None:
+    process = door.begin("run", door.recipe(steps=1))
+    assert process.stderr is not None
+    job = process.stderr.readline().split()[1]
+    # at once: the engine is being started, and nothing is followed yet
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, told
+    assert f"`modelops-tui jobs follow {job}`" in told
+    assert door("jobs", "follow", job).returncode == 0, "nothing was lost"
+
+
 def test_a_follower_replaces_an_engine_that_died(door: FrontDoor) -> None:
     gate = door.hold()
     process = door.begin("run", door.recipe(steps=2, hold=str(gate)))
