@@ -66,7 +66,7 @@ bench: $(DEVSTAMP) ## Measure, side by side with the peers (see benchmarks/RESUL
 	@$(BIN)/python -m benchmarks
 
 faults: $(DEVSTAMP) ## The full fault and attack sets (an hour or more).
-	@$(BIN)/python -m pytest -q -m nightly tests
+	@MODELOPS_HYPOTHESIS=search $(BIN)/python -m pytest -q -m nightly tests
 
 lock: $(DEVSTAMP) ## Rewrite constraints.txt from what is installed now.
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude modelops-tui | sed 's/+cpu//' > constraints.txt

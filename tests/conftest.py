@@ -1,7 +1,18 @@
-"""Fixtures every test may ask for by name."""
+"""Fixtures every test may ask for by name, and how Hypothesis searches here."""
 
 from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
 
 from tests.support.tiny_model import tiny_chat, tiny_model
 
 __all__ = ["tiny_chat", "tiny_model"]
+
+# Examples are not timed: on a busy machine one may take seconds. They are the same in every run,
+# so that a run that failed can be repeated; MODELOPS_HYPOTHESIS=search draws others each time.
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _UNTIMED, derandomize=True)
+settings.register_profile("search", _UNTIMED, print_blob=True)
+settings.load_profile(os.environ.get("MODELOPS_HYPOTHESIS") or "same")

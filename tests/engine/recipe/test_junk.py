@@ -59,7 +59,8 @@ def look(text: str, bench: Bench, *sets: str) -> None:
 
 
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(DOCUMENT)
 def test_any_values_anywhere(bench: Bench, document: dict[str, Any]) -> None:
@@ -71,7 +72,8 @@ def test_any_values_anywhere(bench: Bench, document: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 def test_any_value_in_a_good_recipe(bench: Bench, data: st.DataObject) -> None:
@@ -93,7 +95,8 @@ def test_any_value_in_a_good_recipe(bench: Bench, data: st.DataObject) -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.sampled_from(WORDS), VALUE)
 def test_any_override(bench: Bench, key: str, value: Any) -> None:
