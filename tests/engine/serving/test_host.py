@@ -100,7 +100,7 @@ def test_an_old_version_finishes_what_it_began(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert old.exit_status() is None
         life.release(old)
-        deadline = asyncio.get_running_loop().time() + 30
+        deadline = asyncio.get_running_loop().time() + 120
         while old.exit_status() is None:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.02)

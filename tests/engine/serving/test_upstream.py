@@ -36,7 +36,7 @@ async def relay(upstream: Upstream, receive: Any = None) -> tuple[bool, list[dic
         sent.append(message)
 
     async def silent() -> Any:
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
     answer = await upstream.request("POST", "/", [])
     try:
@@ -80,7 +80,7 @@ async def test_a_client_that_leaves_ends_the_request() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(Disconnected):
-        await asyncio.wait_for(relay(upstream, leaves), 5)
+        await asyncio.wait_for(relay(upstream, leaves), 60)
     server.close()
 
 
