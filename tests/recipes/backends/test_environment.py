@@ -213,17 +213,25 @@ class TestWorker:
                 process.call(
                     "quantize", {"mode": "long"}, should_stop=lambda: time.monotonic() > began + 1
                 )
-            assert time.monotonic() - began < 5
+            # what it was asked for takes a minute
+            assert time.monotonic() - began < 50
             assert process._process.poll() == -signal.SIGKILL
 
-    def test_it_leaves_when_its_owner_does(self, backend: BackendSpec, tmp_path: Path) -> None:
+    def test_it_leaves_when_its_owner_does(
+        self, backend: BackendSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # it is not killed before it has had time to leave by itself, however busy the machine is
+        monkeypatch.setattr("engine.backends.process._LEAVE_S", 50.0)
         process = self.open(backend, tmp_path / "log")
         process._send({"call": "quantize", "params": {"mode": "long"}})
-        time.sleep(0.5)
+        while (line := process._line(1.0)) is None:
+            assert process._process.poll() is None
+        assert json.loads(line) == {"event": {"phase": "working"}}
         began = time.monotonic()
         process.close()
         assert process._process.poll() == 0
-        assert time.monotonic() - began < 4
+        # what it was asked for takes a minute
+        assert time.monotonic() - began < 50
 
 
 def test_the_folders_that_come_with_the_program_are_sound() -> None:
