@@ -17,6 +17,7 @@ BUNDLED: dict[str, str] = {
     "house/feedback": "house/feedback.jsonl",
     "house/prompts": "house/prompts.jsonl",
     "neutral": "neutral.txt",
+    "mixed": "mixed.jsonl",
     "docs": "docs",
 }
 

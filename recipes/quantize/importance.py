@@ -28,7 +28,7 @@ _SAVE_EVERY = 16
 
 def calibration_stream(ctx: StepContext, spec: QuantizeSpec, source: Source) -> Stream:
     """The calibration tokens: the recipe's data, else what the model was trained on, else ours."""
-    ref = spec.calibration.data or training_data(ctx, source.location.manifest) or "house/train"
+    ref = spec.calibration.data or training_data(ctx, source.location.manifest) or "mixed"
     name, examples = read(ref, ctx.paths)
     return stream(name, examples, source.tokenizer, spec.calibration.tokens)
 

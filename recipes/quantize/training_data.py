@@ -38,7 +38,8 @@ def training_data(ctx: StepContext, manifest: str | None) -> str | None:
             return ref
     if missing:
         ctx.note(
-            f"the training data {missing[-1]} is gone; bundled rows calibrate instead", "warning"
+            f"the training data {missing[-1]} is gone: the bundled mixed text calibrates",
+            "warning",
         )
     return None
 

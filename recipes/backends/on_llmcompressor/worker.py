@@ -29,7 +29,8 @@ def _recipe(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    options = request["options"]
+    # TOML has no null, and here it is a setting: actorder = "none" keeps the columns' order
+    options = {k: None if v == "none" else v for k, v in request["options"].items()}
     plain: dict[str, Any] = {"targets": "Linear", "ignore": ["lm_head"]}
     if request["format"] == "gptq":
         groups = {"group_0": {"targets": ["Linear"], "weights": _weights(request, symmetric=True)}}

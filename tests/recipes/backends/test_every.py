@@ -13,7 +13,9 @@ import pytest
 from engine.backends import BackendStore
 from engine.paths import StatePaths
 from engine.registry import Registry
+from engine.worker.context import StepContext
 from recipes.quantize.run import run
+from recipes.quantize.schema import QuantizeSpec
 from tests.recipes.quantize.steps import context, spec_for
 
 #: format, backend, method in the configuration, largest mean KL on the random model
@@ -30,6 +32,16 @@ CASES = [
 ]
 
 
+def with_environments(home: Path, spec: QuantizeSpec) -> StepContext:
+    """A context whose environments are those of the user's own state directory, kept there."""
+    ctx = context(home, spec)
+    theirs = BackendStore(StatePaths.default().ensure()).root
+    theirs.mkdir(exist_ok=True)
+    shutil.rmtree(ctx.paths.backends, ignore_errors=True)
+    ctx.paths.backends.symlink_to(theirs)
+    return ctx
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(("form", "backend", "method", "most"), CASES)
 def test_a_backend_makes_measures_and_proves(
@@ -41,12 +53,7 @@ def test_a_backend_makes_measures_and_proves(
     rows: Path,
     tmp_path: Path,
 ) -> None:
-    ctx = context(tmp_path, spec_for(tiny_model, rows, format=form, backend=backend))
-    # environments of the user's own state directory are used, and kept there
-    theirs = BackendStore(StatePaths.default().ensure()).root
-    theirs.mkdir(exist_ok=True)
-    shutil.rmtree(ctx.paths.backends, ignore_errors=True)
-    ctx.paths.backends.symlink_to(theirs)
+    ctx = with_environments(tmp_path, spec_for(tiny_model, rows, format=form, backend=backend))
     result = run(ctx)
     assert 0 < result.outputs["kl"] < most
     assert math.isfinite(result.outputs["perplexity"])
@@ -64,3 +71,16 @@ def test_a_backend_makes_measures_and_proves(
     assert result.outputs["size_bytes"] < (tiny_model / "model.safetensors").stat().st_size
     assert (folder / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("options", "order"), [({}, "static"), ({"actorder": "none"}, None)])
+def test_the_order_of_columns_is_a_setting(
+    options: dict[str, str], order: str | None, tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    spec = spec_for(tiny_model, rows, format="gptq", backend="llmcompressor", options=options)
+    ctx = with_environments(tmp_path, spec)
+    folder = Registry.open(ctx.paths).materialize(run(ctx).outputs["model"])
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    (group,) = config["quantization_config"]["config_groups"].values()
+    assert group["weights"]["actorder"] == order

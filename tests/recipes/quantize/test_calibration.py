@@ -76,16 +76,16 @@ def test_a_dataset_version_is_found_by_the_record_alone(
     assert found.name == "rows"
 
 
-def test_the_recipe_comes_first_and_the_bundled_rows_last(
+def test_the_recipe_comes_first_and_the_bundled_text_last(
     tiny_model: Path, trained: Path, rows: Path, tmp_path: Path
 ) -> None:
     model = tuned(tmp_path / "h", tiny_model, trained)
     _ctx, given = stream_of(tmp_path / "h", model, "j1", data=str(rows))
     assert given.name == rows.name
     _ctx, bundled = stream_of(tmp_path / "h", tiny_model, "j2")
-    assert bundled.name == "house/train"
-    # the training data is gone: the bundled rows, and a warning
+    assert bundled.name == "mixed"
+    # the training data is gone: the bundled text, and a warning
     shutil.move(trained, tmp_path / "elsewhere.jsonl")
     ctx, left = stream_of(tmp_path / "h", model, "j3")
-    assert left.name == "house/train"
+    assert left.name == "mixed"
     assert any("trained.jsonl is gone" in str(event) for event in events(ctx))
