@@ -29,13 +29,14 @@ class System:
         from engine.daemon import client
 
         client.ensure(self._paths)
-        return self.engine_status()
+        return self.engine_status(client.READY_S)
 
-    def engine_status(self) -> EngineStatus:
-        """What the engine says of itself, or that none runs."""
+    def engine_status(self, timeout: float = 5.0) -> EngineStatus:
+        """What the engine says of itself, or that none runs (or answers in ``timeout`` seconds)."""
         from engine.daemon import client
 
-        answer = client.ask(self._paths, {"op": "status"}) if self._paths.root.exists() else None
+        exists = self._paths.root.exists()
+        answer = client.ask(self._paths, {"op": "status"}, timeout) if exists else None
         if answer is None:
             return EngineStatus(False, state_dir=str(self._paths.root), message="no engine runs")
         lanes = tuple(
@@ -61,8 +62,11 @@ class System:
             active=int(answer.get("active", 0)),
         )
 
-    def stop_engine(self, timeout: float = 10.0) -> bool:
+    def stop_engine(self, timeout: float = 60.0) -> bool:
         """Ask the engine to leave; running jobs go on and are adopted by the next engine.
+
+        Args:
+            timeout: seconds until it must be gone.
 
         Returns:
             False when no engine ran.
@@ -77,7 +81,7 @@ class System:
 
         client.stop(self._paths)
         client.start(self._paths)
-        return self.engine_status()
+        return self.engine_status(client.READY_S)
 
     def install_engine(self) -> Path:
         """Write and enable a systemd user unit (needs a user bus; see ``doctor``).
@@ -93,7 +97,8 @@ class System:
         """SIGSTOP a running job's processes (they keep their memory); ``thaw`` lets them go on."""
         from engine.daemon import client
 
-        answer = client.ask(self._paths, {"op": "thaw" if thaw else "freeze", "job": job_id})
+        request = {"op": "thaw" if thaw else "freeze", "job": job_id}
+        answer = client.ask(self._paths, request, client.READY_S)
         return bool(answer and answer.get("ok"))
 
     # -- machine ----------------------------------------------------------------------------------

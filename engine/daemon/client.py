@@ -15,8 +15,10 @@ from engine.daemon.doorbell import short_socket_path
 from engine.errors import Conflict, EngineUnavailable
 from engine.paths import ENV_HOME, StatePaths
 
-#: Seconds an engine may take until it answers.
-READY_S = 10.0
+#: Seconds an engine may take until it answers, and until it is gone: a busy machine or a slow disk
+#: takes some. One that ends instead is seen at once.
+READY_S = 60.0
+LEAVE_S = 60.0
 _EXIT_OTHER_ENGINE = 75
 _LOG_CAP = 4 << 20
 
@@ -43,9 +45,9 @@ def ask(paths: StatePaths, request: dict[str, Any], timeout: float = 5.0) -> dic
     return answer
 
 
-def hello(paths: StatePaths) -> dict[str, Any] | None:
+def hello(paths: StatePaths, timeout: float = 2.0) -> dict[str, Any] | None:
     """Who answers, or None: ``{"protocol", "version", "pid", "started", "state_dir"}``."""
-    return ask(paths, {"op": "hello", "protocol": protocol.PROTOCOL}, timeout=2.0)
+    return ask(paths, {"op": "hello", "protocol": protocol.PROTOCOL}, timeout=timeout)
 
 
 def ensure(paths: StatePaths) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def start(paths: StatePaths) -> dict[str, Any]:
     """Start an engine of its own session, without a terminal, and wait until it answers.
 
     Raises:
-        EngineUnavailable: it ended or was not ready within 10 s.
+        EngineUnavailable: it ended or was not ready within a minute.
     """
     from engine.daemon import systemd
 
@@ -107,13 +109,14 @@ def start(paths: StatePaths) -> dict[str, Any]:
     )
 
 
-def stop(paths: StatePaths, timeout: float = 10.0) -> bool:
+def stop(paths: StatePaths, timeout: float = LEAVE_S) -> bool:
     """Ask the engine to leave and wait until it is gone; False when none ran. Runs go on.
 
     Raises:
         EngineUnavailable: it did not leave in time.
     """
-    answer = hello(paths)
+    # where nobody listens, that is told at once: one that is slow to answer is no engine less
+    answer = hello(paths, timeout)
     if answer is None:
         return False
     pid = int(answer["pid"])
@@ -122,7 +125,7 @@ def stop(paths: StatePaths, timeout: float = 10.0) -> bool:
     except OSError:
         return True
     try:
-        ask(paths, {"op": "stop"})
+        ask(paths, {"op": "stop"}, timeout)
         import select
 
         poll = select.poll()
