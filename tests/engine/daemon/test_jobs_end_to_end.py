@@ -11,7 +11,7 @@ import pytest
 
 from engine.daemon import client
 from engine.types.jobs import JobState
-from tests.faults.harness import Harness
+from tests.faults.harness import PATIENCE, Harness
 from tests.faults.oracle import violations
 from tests.support.plans import Step, plan
 
@@ -21,6 +21,11 @@ def run_plan(harness: Harness, *steps: Step, **rest: object) -> str:
     harness.accepted.append(view.id)
     harness.wait_ended()
     return view.id
+
+
+def patient(harness: Harness) -> None:
+    """Leave a run that is asked to stop the time to save, however busy the machine is."""
+    harness.paths.config.write_text("[engine]\ngrace_s = 100.0\n")
 
 
 def test_outputs_flow_into_later_steps(harness: Harness) -> None:
@@ -177,6 +182,7 @@ def test_secrets_are_resolved_in_the_worker_only(harness: Harness) -> None:
 
 
 def test_pause_saves_frees_the_lane_and_keeps_the_place(harness: Harness) -> None:
+    patient(harness)
     harness.start_engine()
     with harness.held() as hold:
         long = harness.submit(steps=5, checkpoint_every=50, hold=hold)
@@ -208,24 +214,25 @@ def test_freeze_only_stops_the_clock(harness: Harness) -> None:
         job = harness.submit(steps=3, hold=hold)
         harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
         (worker,) = harness.marked()["worker"]
-        assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": True}
+        assert client.ask(harness.paths, {"op": "freeze", "job": job}, PATIENCE) == {"ok": True}
         harness.wait_for(lambda: state_of(worker) == "T")
     before = len(harness.ledger_lines())
     # nothing holds the run now but the freeze
     time.sleep(0.3)
     assert len(harness.ledger_lines()) == before
     assert state_of(worker) == "T"
-    client.ask(harness.paths, {"op": "thaw", "job": job})
+    client.ask(harness.paths, {"op": "thaw", "job": job}, PATIENCE)
     harness.wait_ended()
     assert [a.state for a in harness.jobs.attempts(job)] == ["succeeded"]
-    assert client.ask(harness.paths, {"op": "freeze", "job": job}) == {"ok": False}
+    assert client.ask(harness.paths, {"op": "freeze", "job": job}, PATIENCE) == {"ok": False}
 
 
 def test_a_frozen_job_can_be_cancelled(harness: Harness) -> None:
+    patient(harness)
     harness.start_engine()
     job = harness.submit(steps=100_000, step_s=0.05)
     harness.wait_for(lambda: any(line["what"] == "step" for line in harness.ledger_lines()))
-    client.ask(harness.paths, {"op": "freeze", "job": job})
+    client.ask(harness.paths, {"op": "freeze", "job": job}, PATIENCE)
     harness.jobs.cancel(job)
     harness.wait_ended()
     assert any(line["what"] == "stopped" for line in harness.ledger_lines())
@@ -255,6 +262,7 @@ def test_notifications(harness: Harness, tmp_path: Path) -> None:
         f"notify_webhook = 'http://127.0.0.1:{server.server_port}/'\n"
     )
     good = run_plan(harness, Step("a"))
+    harness.wait_for(lambda: len(bodies) == 1)
     bad = run_plan(harness, Step("a", params={"fail_at": 0}))
     harness.wait_for(lambda: len(bodies) == 2 and told.read_text().count("\n") == 2)
     server.shutdown()
@@ -319,7 +327,7 @@ def test_an_older_engine_hands_over_to_a_newer_client(
     with harness.held() as hold:
         job = harness.submit(steps=3, hold=hold)
         harness.wait_for(lambda: harness.marked()["worker"])
-        old, worker = client.hello(harness.paths), harness.marked()["worker"]
+        old, worker = client.hello(harness.paths, PATIENCE), harness.marked()["worker"]
         assert old is not None
         for name, value in harness.env.items():
             monkeypatch.setenv(name, value)

@@ -106,7 +106,8 @@ def test_the_unit_file(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> No
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        # it loads the units of this machine along with ours, and may find fault with those
+        assert [line for line in done.stderr.splitlines() if systemd.UNIT in line] == []
 
 
 def test_installing_the_unit(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
