@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,11 +13,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 ACCESS, SECRET = "testkey", "testsecret"
+#: Seconds for a server to come up: only a failure ever waits so long.
+PATIENCE = 60.0
+TRIES = 3
 
 
 def program(name: str) -> str | None:
@@ -25,15 +29,23 @@ def program(name: str) -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, below those that the kernel gives to clients.
+
+    The server takes them seconds later: until then a connection of anyone's, its own among them,
+    could be given a port that the kernel chooses.
+    """
     # 10,000 above each is taken by SeaweedFS for gRPC unless told otherwise, so all are told
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
-    finally:
-        for item in sockets:
-            item.close()
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 @contextmanager
@@ -51,12 +63,12 @@ def running(command: list[str], folder: Path, ready: str) -> Iterator[None]:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
         try:
-            urllib.request.urlopen(url, timeout=1)
+            urllib.request.urlopen(url, timeout=10)
             return
         except urllib.error.HTTPError:
             return  # it answers
@@ -67,6 +79,40 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 @contextmanager
 def seaweed(folder: Path, bucket: str = "models") -> Iterator[str]:
+    with _started(_seaweed, folder, bucket) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def rclone(folder: Path, bucket: str = "models") -> Iterator[str]:
+    with _started(_rclone, folder, bucket) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def _started(
+    server: Callable[[Path, str], AbstractContextManager[str]], folder: Path, bucket: str
+) -> Iterator[str]:
+    """A server that answers; where a port was taken from under it, one with other ports."""
+    for left in reversed(range(TRIES)):
+        place = folder / f"try-{left}"
+        place.mkdir(parents=True)
+        begun = server(place, bucket)
+        try:
+            endpoint = begun.__enter__()
+        except RuntimeError:
+            if not left:
+                raise
+            continue
+        try:
+            yield endpoint
+        finally:
+            begun.__exit__(None, None, None)
+        return
+
+
+@contextmanager
+def _seaweed(folder: Path, bucket: str) -> Iterator[str]:
     weed = program("weed")
     assert weed is not None
     names = ["s3", "filer", "master", "volume", "admin", "webdav"]
@@ -114,19 +160,19 @@ def _make_bucket(endpoint: str, bucket: str) -> None:
         aws_access_key_id=ACCESS,
         aws_secret_access_key=SECRET,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             client.create_bucket(Bucket=bucket)
             return
-        except (BotoCoreError, ClientError):
+        except (BotoCoreError, ClientError) as error:
             if time.monotonic() > deadline:
-                raise
+                raise RuntimeError(f"the server makes no bucket: {error}") from error
             time.sleep(0.2)
 
 
 @contextmanager
-def rclone(folder: Path, bucket: str = "models") -> Iterator[str]:
+def _rclone(folder: Path, bucket: str) -> Iterator[str]:
     binary = program("rclone")
     assert binary is not None
     (folder / "files" / bucket).mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,8 @@ def test_rewritten_head(world: World) -> None:
 
 
 def test_same_version_other_content(world: World) -> None:
-    world.forge(created="2026-01-01T00:00:00Z")
+    earlier = datetime.now(UTC) - timedelta(hours=1)
+    world.forge(created=earlier.strftime("%Y-%m-%dT%H:%M:%SZ"))
     world.refused("FORK.*another checkpoint")
 
 

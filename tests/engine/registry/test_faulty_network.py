@@ -66,7 +66,7 @@ def proxy(endpoint: str, faults: Faults, tls: ssl.SSLContext | None = None) -> I
                     self.send_header("content-length", "0")
                     self.end_headers()
                     return
-            upstream = http.client.HTTPConnection(target, timeout=30)
+            upstream = http.client.HTTPConnection(target, timeout=120)
             upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
             answer = upstream.getresponse()
             data = answer.read()

@@ -61,7 +61,7 @@ def killed(process: subprocess.Popen[str], delay: float | None = None) -> list[s
         first = process.stdout.readline()  # it is at work, not still starting
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-    said = (first + process.communicate(timeout=60)[0]).split("\n")
+    said = (first + process.communicate(timeout=200)[0]).split("\n")
     assert process.returncode == -signal.SIGKILL
     return [line for line in said if line]
 
