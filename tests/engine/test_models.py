@@ -13,6 +13,7 @@ from engine.errors import BadInput, IntegrityError, NotFound, Refused
 from engine.models import model_config, resolve_model
 from engine.paths import StatePaths
 from engine.registry import Registry
+from tests.support.tampering import write_over
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,10 +90,9 @@ def test_a_registered_model_is_verified_before_use(
     assert resolve_model(base.id, paths).path.joinpath("config.json").exists()
 
     blob = next(p for p in paths.registry.rglob("*") if p.is_file() and p.stat().st_size > 10**6)
-    blob.chmod(0o600)
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
-    blob.write_bytes(data)
+    write_over(blob, data)
     with pytest.raises(IntegrityError):
         resolve_model("mine", paths)
 

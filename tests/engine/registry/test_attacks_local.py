@@ -21,6 +21,7 @@ from engine.registry.log import EVENT_TYPE
 from engine.registry.names import check_paths
 from engine.registry.store import MANIFEST_TYPE
 from tests.engine.registry.conftest import make_folder
+from tests.support.tampering import write_over
 
 
 @pytest.fixture
@@ -31,9 +32,7 @@ def bot(registry: Registry, folder: Path) -> Registry:
 
 
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    data = path.read_bytes()
-    path.chmod(0o600)
-    path.write_bytes(change(data))
+    write_over(path, change(path.read_bytes()))
 
 
 def some_blob(registry: Registry) -> Path:

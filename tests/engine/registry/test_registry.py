@@ -16,6 +16,7 @@ from engine.errors import BadInput, Conflict, ModelOpsError, NotFound, Refused
 from engine.paths import StatePaths
 from engine.registry import Registry, blobs, index
 from tests.engine.registry.conftest import make_folder
+from tests.support.tampering import write_over
 
 WORDS = "correct horse battery"
 
@@ -173,8 +174,7 @@ def test_a_tampered_artifact_is_not_promoted(artifacts: Artifacts, folder: Path)
     blob = artifacts.registry.layout.blob(digest)
     data = bytearray(blob.read_bytes())
     data[0] ^= 1
-    blob.chmod(0o644)
-    blob.write_bytes(data)
+    write_over(blob, data)
     assert [g.name for g in artifacts.gates("bot", "staging") if not g.ok] == ["verified"]
     with pytest.raises(Refused, match="may not enter staging") as caught:
         artifacts.promote("bot", "staging")

@@ -15,6 +15,7 @@ from engine.worker.context import StepContext
 from recipes.register.check import check
 from recipes.register.run import run
 from recipes.register.schema import RegisterSpec
+from tests.support.tampering import write_over
 
 
 @pytest.fixture
@@ -84,8 +85,7 @@ def test_tampered_sources_are_refused(paths: StatePaths, model: Path) -> None:
     registry = Registry.open(paths)
     source = registry.publish(name="r.train", artifact_type="model", files=model, key="k")
     blob = max(registry.layout.blobs.iterdir(), key=lambda p: p.stat().st_size)
-    blob.chmod(0o600)
-    blob.write_bytes(bytes(blob.stat().st_size))
+    write_over(blob, bytes(blob.stat().st_size))
     with pytest.raises(IntegrityError):
         run(context(paths, model=source.id, name="bot"))
     assert registry.list() == ()

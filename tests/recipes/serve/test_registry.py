@@ -12,6 +12,7 @@ from engine.registry import Registry
 from engine.types.serving import DeploymentState
 from modelops_tui import Workstation
 from tests.recipes.serve.asking import QUESTION, post, processes, reason_of, servers, text_of
+from tests.support.tampering import write_over
 
 
 def publish(station: Workstation, gguf: Path, name: str = "bot") -> str:
@@ -41,8 +42,7 @@ def tamper(station: Workstation) -> None:
     registry.close()
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
-    blob.chmod(0o600)
-    blob.write_bytes(data)
+    write_over(blob, data)
 
 
 def wait_for(station: Workstation, name: str, *states: DeploymentState) -> str:
