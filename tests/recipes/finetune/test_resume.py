@@ -17,14 +17,22 @@ import pytest
 from engine.paths import StatePaths
 from engine.registry import Registry
 from engine.worker.context import Stopped
+from recipes.finetune import watching
 from tests.support.step import events, make_context, run_step
 from tests.support.tiny_model import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
-import json, sys
+import json, sys, time
 from pathlib import Path
+from engine.worker.context import StepContext
 from tests.support.step import run_step
+tell, last = StepContext.event, int(sys.argv[3]) if len(sys.argv) > 3 else 0
+def event(self, kind, **fields):
+    tell(self, kind, **fields)
+    if last and kind == "checkpoint" and fields["done"] >= last:
+        time.sleep(600)
+StepContext.event = event
 run_step(Path(sys.argv[1]), "finetune", json.loads(sys.argv[2]))
 """
 
@@ -54,11 +62,12 @@ def weights(home: Path, manifest: str) -> bytes:
 def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int, *, seen: str = "") -> None:
     """Run in a process of its own and SIGKILL it once ``after_step`` is checkpointed.
 
-    Or once ``seen`` stands in the events, for methods without checkpoints.
+    It goes on meanwhile, for five checkpoints at most: on a busy machine it would be done before we
+    look. Or kill it once ``seen`` stands in the events, for methods without checkpoints.
     """
     awaited = seen or f'"type": "checkpoint", "done": {after_step}'
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(home), json.dumps(recipe)],
+        [sys.executable, "-c", CHILD, str(home), json.dumps(recipe), str(after_step + 5)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -66,7 +75,7 @@ def run_and_kill(home: Path, recipe: dict[str, Any], after_step: int, *, seen: s
         start_new_session=True,
     )
     log = StatePaths(home).job_events("job1")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     try:
         while time.monotonic() < deadline and child.poll() is None:
             text = log.read_text() if log.exists() else ""
@@ -199,8 +208,10 @@ def test_a_killed_reward_model_ends_with_the_same_head(
 
 
 def test_a_stop_saves_and_the_next_attempt_goes_on(
-    tmp_path: Path, tiny_model: Path, tiny_chat: Path
+    tmp_path: Path, tiny_model: Path, tiny_chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # every step is told, however quick
+    monkeypatch.setattr(watching, "_MIN_EVENT_GAP", 0.0)
     recipe = params(tiny_model, tiny_chat, save_every=1000)
     whole = run_step(tmp_path / "whole", "finetune", recipe)
 
