@@ -29,7 +29,7 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksta
         yield made
         for view in made.serving.list():
             try:
-                made.serving.stop(view.name, wait_s=30)
+                made.serving.stop(view.name, wait_s=120)
             except Conflict:
                 continue
         made.system.stop_engine()
@@ -89,7 +89,7 @@ def test_a_deployment_answers_asleep_too_and_says_when_it_is_stopped(
     found = station.rag.inspect("library", query="What do penguins eat?", model="tiny", budget=120)
     assert found["prompt"] == answer.prompt
 
-    station.serving.stop("tiny", wait_s=30)
+    station.serving.stop("tiny", wait_s=120)
     with pytest.raises(Conflict, match="'tiny' is stopped") as refused:
         list(station.rag.ask("library", "What do penguins eat?", model="tiny"))
     assert refused.value.hint == "modelops-tui serve restart tiny"

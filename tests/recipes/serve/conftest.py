@@ -38,7 +38,7 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksta
         yield made
         for view in made.serving.list():
             try:
-                made.serving.stop(view.name, wait_s=30)
+                made.serving.stop(view.name, wait_s=120)
             except Conflict:
                 continue
         made.system.stop_engine()
