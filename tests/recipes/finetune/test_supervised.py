@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from engine.errors import BadInput, StepFailed
 from engine.models import resolve_model
 from engine.paths import StatePaths
 from engine.registry import Registry
+from recipes.finetune import watching
 from tests.support.step import events, run_step
-from tests.support.tiny_model import chat_rows, write_jsonl
+from tests.support.tiny_model import chat_rows, tiny_tokenizer, write_jsonl
 
 
 def recipe(model: Path, rows: Path, **more: Any) -> dict[str, Any]:
@@ -170,21 +172,38 @@ def test_pretraining_takes_plain_text(tmp_path: Path, tiny_model: Path) -> None:
     assert result.outputs["loss"] < first["loss"] / 2
 
 
+def endless_word(base: Path, folder: Path, word: str) -> Path:
+    """The model with infinite numbers for what a word begins with; all else stays as it is."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    config = json.loads((base / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    first = tiny_tokenizer()(word)["input_ids"][0]
+    weights["model.embed_tokens.weight"][first] = float("inf")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def test_a_loss_that_is_no_number_stops_with_the_cause(
-    tmp_path: Path, tiny_model: Path, tiny_chat: Path
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the middle of a run, by a row. What a high learning rate does depends on the CPU."""
+    # every step is told, however quick
+    monkeypatch.setattr(watching, "_MIN_EVENT_GAP", 0.0)
+    talk = chat_rows(48)
+    talk[30]["messages"][0]["content"] += " \u00e9"
+    rows = write_jsonl(tmp_path / "rows.jsonl", talk)
+    base = endless_word(tiny_model, tmp_path / "endless", "\u00e9")
     with pytest.raises(StepFailed, match="not a number at step") as caught:
-        run_step(
-            tmp_path / "home",
-            "finetune",
-            recipe(
-                tiny_model,
-                tiny_chat,
-                train={"lr": 1.0, "clip": 0, "optimizer": "sgd", "schedule": "constant"},
-                trainer={"adam_epsilon": 1e-30},
-            ),
-        )
-    assert "learning rate" in caught.value.why
+        run_step(tmp_path / "home", "finetune", recipe(base, rows))
+    told = [e["loss"] for e in events(tmp_path / "home", "metrics") if "loss" in e]
+    assert len(told) > 5
+    shown = ", ".join(f"{loss:.3g}" for loss in told[-5:])
+    assert f"the losses before it: {shown}; a learning rate of 0.00" in caught.value.why
     assert "train.lr" in caught.value.hint
 
 
