@@ -69,6 +69,9 @@ class LineDialog(ModalScreen[str | None]):
         self.dismiss(None)
 
 
+_CHOOSES = "enter chooses, esc leaves"
+
+
 class ChoiceDialog(ModalScreen[str | None]):
     """One row of a list, narrowed while one writes; None when left with escape."""
 
@@ -90,7 +93,7 @@ class ChoiceDialog(ModalScreen[str | None]):
             yield Input(placeholder="write to narrow the list", compact=True)
             yield PagedTable(self._columns, id="choices")
             yield Static(
-                self._empty if not self._rows else "enter chooses, esc leaves",
+                self._empty if not self._rows else _CHOOSES,
                 classes="dialog-keys",
                 markup=False,
             )
@@ -101,13 +104,15 @@ class ChoiceDialog(ModalScreen[str | None]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         words = event.value.lower().split()
-        self.query_one(PagedTable).set_rows(
-            [
-                row
-                for row in self._rows
-                if all(word in " ".join(t for t, _ in row.cells).lower() for word in words)
-            ]
-        )
+        rows = [
+            row
+            for row in self._rows
+            if all(word in " ".join(t for t, _ in row.cells).lower() for word in words)
+        ]
+        self.query_one(PagedTable).set_rows(rows)
+        if self._rows:  # an empty list that says nothing looks like one that is still being read
+            told = _CHOOSES if rows else "nothing here has these words; esc leaves"
+            self.query_one(".dialog-keys", Static).update(told)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()

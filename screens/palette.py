@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     Column("what", 0),
     Column("keys", 12, drop=1),
-    Column("where", 10, drop=2),
+    Column("where", 14, drop=2),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from engine.types.jobs import JobState
 from screens.bridge import PAGE
@@ -188,6 +188,10 @@ async def test_engine_that_is_gone_is_told(seed: Seed) -> None:
         assert "no engine" in str(app.screen.query_one(TopBar).render())
 
 
+def _dialog_keys(app: Any) -> str:
+    return "".join(str(line.render()) for line in app.screen.query(".dialog-keys").results(Static))
+
+
 async def test_help_palette_and_command(seed: Seed) -> None:
     app = make_app(seed)
     async with app.run_test() as pilot:
@@ -202,7 +206,11 @@ async def test_help_palette_and_command(seed: Seed) -> None:
         dialog = cast(CommandDialog, app.screen)
         assert dialog.command == f"modelops-tui jobs show {seed.ids['night-run']}"
         assert dialog.file.read_text().strip() == dialog.command
-        await pilot.press("escape", "colon", *"tickets", "enter")
+        await pilot.press("escape", "colon", *"no such")
+        await until(pilot, lambda: "nothing here" in _dialog_keys(app), "an empty list says so")
+        await pilot.press("ctrl+u", *"tickets")
+        await until(pilot, lambda: "enter chooses" in _dialog_keys(app), "rows again")
+        await pilot.press("enter")
         await until(
             pilot,
             lambda: (
