@@ -169,6 +169,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("next-row", "greater_than_sign", "Next page of rows, next row of the mask", "data"),
     Action("previous-row", "less_than_sign", "The page or the row before", "data"),
     Action("choose-version", "v", "Look at another version, by number, tag or date", "data"),
+    Action("diff-data", "C", "What changed since another version", "data", label="changes"),
+    Action("restore-data", "u", "Bring an older version back as the newest", "data"),
+    Action("export-data", "e", "Write this version to a file", "data"),
+    Action("remove-data", "d", "Remove the dataset with all its versions", "data"),
     Action("sql", "Q", "Ask in SQL", "data"),
     Action("tag-data", "t", "Name this version", "data"),
     # registry

@@ -133,6 +133,47 @@ def version_table(versions: Sequence[dict[str, Any]], width: int) -> list[Line]:
     return lines
 
 
+def diff_lines(found: Mapping[str, Any], width: int) -> list[Line]:
+    """What ``data diff --json`` tells: the counts, the columns, the rows that it names."""
+    counts = [(found["added"], "added", "good"), (found["removed"], "removed", "bad")]
+    counts += [(found["changed"], "changed", "warn")] if found["key"] else []
+    head: Line = [(f"v{found['old']} -> v{found['new']}: ", "bold")]
+    for place, (count, word, style) in enumerate(counts):
+        head += [(", ", "")] if place else []
+        head.append((f"{number(count)} {word}", style if count else "dim"))
+    lines: list[Line] = [head]
+    signs = (("+", "columns_added", "good"), ("-", "columns_removed", "bad"))
+    for sign, name, style in signs:
+        lines += [[(f"{sign} column {column}", style)] for column in found[name]]
+    for column, before, after in found["types_changed"]:
+        lines += paragraph(f"~ column {column}: {before} -> {after}", width, "warn")
+    for row in found["changed_rows"]:
+        key = " ".join(f"{name}={raw(value)}" for name, value in row["key"].items())
+        lines += [[], *paragraph(f"~ {key}", width, "warn")]
+        for name, (before, after) in row["changes"].items():
+            lines.append([(f"  {name}", "key")])
+            lines += [*_whole(raw(before), width, "  - "), *_whole(raw(after), width, "  + ")]
+    for sign, name, style in (("-", "removed_rows", "bad"), ("+", "added_rows", "good")):
+        for row in found[name]:
+            lines.append([])
+            for place, (column, value) in enumerate(row.items()):
+                mark = f"{sign} " if place == 0 else "  "
+                text = raw(value)
+                if "\n" not in text and cell_len(column) + cell_len(text) + 4 <= width:
+                    lines.append([(mark, style), (f"{column}  ", "key"), (printable(text), "")])
+                else:
+                    lines.append([(mark, style), (column, "key")])
+                    lines += _whole(text, width, "    ")
+    shown = sum(len(found[name]) for name in ("changed_rows", "removed_rows", "added_rows"))
+    whole = found["changed"] + found["removed"] + found["added"]
+    if not whole and len(lines) == 1:
+        lines.append([("the rows are the same", "dim")])
+    if shown < whole:
+        told = f"{number(shown)} of {number(whole)} are shown; Q asks for any of them in SQL"
+        lines += [[], [(told, "dim")]]
+    return lines
+
+
 def mask_lines(row: dict[str, Any], start: int, base: str, width: int) -> list[Line]:
     """The text of a row: what is learned in colour and marked, the rest dim."""
     if row.get("problem"):

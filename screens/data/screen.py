@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from engine.types.data import DatasetView
 from screens.actions import bindings
+from screens.data.history import DataHistory
 from screens.data.lines import column_lines, mask_lines, row_lines, version_table
-from screens.data.work import DataWork
 from screens.prose import fact_columns, paragraph, report_tables
 from screens.text import Line, ago, number, size
 from screens.widgets.paged_table import Column, PagedTable, Row
@@ -26,10 +26,11 @@ BUNDLED = (
     ("house/train", "rows in the house style"),
     ("house/heldout", "their held-out split"),
     ("neutral", "a small neutral text"),
+    ("mixed", "prose, code, talk, 23 languages"),
 )
 
 
-class DataScreen(DataWork):
+class DataScreen(DataHistory):
     """All that is read of datasets is read in other processes; nothing heavy is imported here."""
 
     NAME = "data"
@@ -54,10 +55,6 @@ class DataScreen(DataWork):
     def __init__(self) -> None:
         super().__init__()
         self._mask_row = 0
-        self._offset = 0
-        """First row of the page, from 0."""
-        self._versions: dict[str, str] = {}
-        """Version, tag or date that is looked at, where it is not the newest."""
         self._kept: dict[tuple[str, ...], Any] = {}
 
     def _asked(self, what: str, mark: str, *refs: str) -> Any:
@@ -118,7 +115,7 @@ class DataScreen(DataWork):
             return self._mask(ref, self._mask_row)
         if not isinstance(item, DatasetView):
             return lambda width: paragraph(
-                f"{ref} comes with the program. i imports a file as a dataset of your own, with"
+                f"{ref} ({dict(BUNDLED)[ref]}) comes with the program. i imports a file as a dataset of your own, with"
                 " versions, tags and a signature; tab shows the data report and the loss mask.",
                 width,
             )
@@ -136,10 +133,6 @@ class DataScreen(DataWork):
             [],
             [(f"the other panes show {ref}; v chooses a version, a tag or a date", "dim")],
         ]
-
-    def _ref(self, item: DatasetView) -> str:
-        """The version that the panes show."""
-        return f"{item.name}@{self._versions.get(item.name) or f'v{item.latest}'}"
 
     def _report(self, ref: str) -> Build:
         result: dict[str, Any] = {}
@@ -210,22 +203,6 @@ class DataScreen(DataWork):
     def on_paged_table_moved(self, event: PagedTable.Moved) -> None:
         self._offset = 0
         super().on_paged_table_moved(event)
-
-    def action_choose_version(self) -> None:
-        """Time travel: every pane shows the version that is named."""
-        item = self.item
-        if not isinstance(item, DatasetView):
-            self.say("only a dataset of your own has versions")
-            return
-
-        def chosen(text: str) -> None:
-            self._versions[item.name] = "" if text == "latest" else text.removeprefix("@")
-            self._offset = 0
-            self.load_pane()
-
-        now = self._versions.get(item.name) or "latest"
-        hint = "v3, a tag, a day (2026-01-31), a moment (2026-01-31T12:00), or latest"
-        self.ask_line(f"Which version of {item.name}?", hint, chosen, now)
 
     def action_tag_data(self) -> None:
         if not isinstance(self.item, DatasetView):

@@ -1,4 +1,4 @@
-"""Import and SQL of the Data screen: each in a process of its own, with progress and an end key."""
+"""Work of the Data screen: each piece in a process of its own, with progress and an end key."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ class DataWork(DetailScreen):
         arguments: list[str],
         done: Callable[[Any], None],
         source: Path | None = None,
+        stopped: str = "Nothing was changed.",
     ) -> Child:
-        task = Task(title, "Nothing was changed.", on_stop=lambda: child.stop())
+        task = Task(title, stopped, on_stop=lambda: child.stop())
         task.phase = "working"
         child = Child(command, arguments, self.workbench.paths, task, source)
         task.watch = child.watch
@@ -87,6 +88,7 @@ class DataWork(DetailScreen):
             dialog.look()
             if isinstance(error, Stopped):
                 self.say(f"{error.what}. {error.why}")
+                self.action_reload()
             else:
                 self.work_app.show_error(error)
             return True
