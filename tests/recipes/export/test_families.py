@@ -10,7 +10,7 @@ import pytest
 from recipes.export.run import run
 from recipes.gguf.runtime import GgufModel
 from recipes.gguf.vocabulary import load_tokenizer, stop_ids
-from tests.recipes.export.test_run import context
+from tests.recipes.export.test_run import answers_alike, context
 from tests.recipes.gguf.families import save_family
 from tests.support.tiny_model import CHAT_TEMPLATE
 
@@ -24,9 +24,10 @@ def test_an_export_answers_as_its_source(family: str, rows: Path, tmp_path: Path
     target = tmp_path / "out"
     values = {"target": "gguf", "level": "F32", "to": str(target)}
     result = run(context(tmp_path / "home", source, rows, **values))
-    assert result.outputs["exact"] == result.outputs["prompts"] == 3
+    assert result.outputs["prompts"] == 3
     proof = json.loads((target / "proof.json").read_text())
     assert proof["passed"]
+    assert answers_alike(proof)
     assert proof["template_same"]
     assert proof["stops_same"]
     assert all(case["of"] >= 1 for case in proof["cases"])

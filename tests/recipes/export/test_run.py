@@ -31,6 +31,17 @@ def context(home: Path, model: Path | str, rows: Path, **more: Any) -> StepConte
     return StepContext("j1", "job", "out", 1, "export", spec, paths, work, "0" * 64, None, 1, "cpu")
 
 
+def answers_alike(proof: dict[str, Any], prompts: int = 3) -> bool:
+    """Every answer is the source's, token by token.
+
+    Where the source itself is undecided between two tokens to 0.02 nats, they may be either: which
+    of them comes out on top is up to the rounding of this machine's CPU.
+    """
+    return len(proof["cases"]) == prompts and all(
+        case["same"] == case["of"] or abs(case["gap"]) < 0.02 for case in proof["cases"]
+    )
+
+
 def test_a_directory_is_proven_and_handed_over(
     tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +206,7 @@ def test_an_adapter_alone_is_proven_over_its_base(
     target = tmp_path / "out"
     ctx = context(tmp_path / "home", adapter, rows, target="gguf-adapter", to=str(target))
     result = run(ctx)
-    assert result.outputs["exact"] == result.outputs["prompts"] == 3
+    assert answers_alike(json.loads((target / "proof.json").read_text()))
     names = {f.name for f in target.iterdir()}
     assert names == {
         "adapter.gguf",
