@@ -66,6 +66,8 @@ class WorkbenchApp(TypeAhead):
         self.clock = clock
         self.ascii_only = ascii_only or self.settings.ascii
         self.engine: EngineStatus | None = None
+        #: A job that was just submitted: the Jobs screen goes to it once, as soon as it is listed.
+        self.job_to_show = ""
         self._start_engine = start_engine and self.settings.start_engine
         self.bridge = Bridge(self.workbench, self)
         self.animation_level = "none"

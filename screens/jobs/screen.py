@@ -99,6 +99,8 @@ class JobsScreen(WorkScreen):
         if nothing:
             self.show_empty(_empty_lines)
         self.table.set_rows([job_row(job, now, UNICODE) for job in self.jobs])
+        if self.work_app.job_to_show and self.table.go_to(self.work_app.job_to_show):
+            self.work_app.job_to_show = ""
         self._show_crumbs()
 
     def on_job_changed(self, event: JobChanged) -> None:
@@ -231,8 +233,8 @@ class JobsScreen(WorkScreen):
 
     def _submitted(self, job: JobView) -> None:
         self.say(f"submitted {job.id} {job.name}")
+        self.work_app.job_to_show = job.id
         self.work_app.bridge.refresh()
-        self.table.cursor = 0
 
     def action_pause_job(self) -> None:
         jobs = self._chosen(ACTIVE_STATES, "pause")

@@ -312,7 +312,9 @@ class FormScreen(Screen[Path | None]):
 
         def submit() -> str:
             self._workbench.system.ensure_engine()
-            return self._workbench.jobs.submit(plan).id
+            job = self._workbench.jobs.submit(plan)
+            self.app.job_to_show = job.id  # type: ignore[attr-defined]
+            return job.id
 
         self.run_worker(submit, thread=True, group="submit", exit_on_error=False)
         self.app.notify(f"submitting {plan.name}; 1 shows it", markup=False)

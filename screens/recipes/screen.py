@@ -109,6 +109,7 @@ class RecipesScreen(DetailScreen):
 
     def _submitted(self, job: JobView) -> None:
         self.say(f"submitted {job.id} {job.name}; 1 shows it")
+        self.work_app.job_to_show = job.id
         self.work_app.bridge.refresh()
 
     def action_check_recipe(self) -> None:

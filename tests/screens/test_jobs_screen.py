@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from textual.widgets import Input, Static
 
 from engine.types.jobs import JobState
@@ -12,6 +13,7 @@ from screens.bridge import PAGE
 from screens.dialogs import ChoiceDialog, CommandDialog, ConfirmDialog
 from screens.help import HelpDialog
 from screens.jobs.screen import JobsScreen
+from screens.recipes.form import FormScreen
 from screens.widgets.key_hints import KeyHints
 from screens.widgets.text_pane import TextPane
 from tests.screens.conftest import make_app, ready, until
@@ -115,6 +117,58 @@ async def test_pause_and_resume(seed: Seed) -> None:
         await until(pilot, lambda: cast(Any, screen.detail.job).state == "paused", "told")
         await pilot.press("p")
         await until(pilot, lambda: jobs.get(job).state is JobState.QUEUED, "queued again")
+
+
+async def test_a_job_just_submitted_is_the_chosen_one(
+    seed: Seed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the Recipes screen, from its form, and by r here: wherever the cursor was before."""
+    app = make_app(seed)
+    # what the engine does with a job has tests of its own; here it stays queued
+    monkeypatch.setattr(app.workbench.system, "ensure_engine", lambda: None)
+    known = set(seed.ids.values())
+
+    async def newest_is_chosen(pilot: Any) -> None:
+        await until(
+            pilot,
+            lambda: (
+                app.current_mode == "jobs"
+                and (job := jobs_screen(app).detail.job) is not None
+                and job.id not in known
+                and job.name == "quickstart"
+            ),
+            "the cursor is on the new job",
+        )
+        known.add(cast(Any, jobs_screen(app).detail.job).id)
+
+    async with app.run_test() as pilot:
+        await choose(pilot, seed, "night-run")
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        await pilot.press("slash", *"quickstart", "enter")
+        recipes: Any = app.screen
+        await until(pilot, lambda: len(recipes.table.rows) == 1, "filtered")
+
+        def checked() -> bool:
+            verdict = cast(FormScreen, app.screen).verdict
+            return verdict is not None and bool(verdict.extra)
+
+        for where in ("recipes", "form", "jobs"):
+            if where == "form":
+                await pilot.press("2", "i")
+                await until(pilot, lambda: isinstance(app.screen, FormScreen), "the form")
+                await until(pilot, checked, "checked")
+            if where == "jobs":
+                await pilot.press("R", *"quickstart", "enter")
+            else:
+                await pilot.press("r")
+            await until(
+                pilot,
+                lambda: len(seed.workbench.jobs.list().jobs) == len(known) + 1,
+                f"submitted from {where}",
+            )
+            await pilot.press("1")
+            await newest_is_chosen(pilot)
 
 
 async def test_delete_two_selected(seed: Seed) -> None:
