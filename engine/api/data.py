@@ -64,9 +64,9 @@ class Data:
 
     def list(self) -> tuple[DatasetView, ...]:
         """Every dataset, by name."""
-        from engine.data.versions import dataset_names, open_dataset, view
+        from engine.data.versions import views
 
-        return tuple(view(open_dataset(n, self._paths)) for n in dataset_names(self._paths))
+        return views(self._paths)
 
     def show(self, name: str) -> DatasetView:
         """One dataset.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.data.reading import data_files, open_rows
 from engine.data.rows import local_files
-from engine.errors import BadInput, Conflict, NotFound, OutOfSpace, Refused
+from engine.errors import BadInput, Conflict, ModelOpsError, NotFound, OutOfSpace, Refused
 from engine.paths import StatePaths
 from engine.types.data import DatasetVersion, DatasetView
 
@@ -279,7 +279,24 @@ def dataset_names(paths: StatePaths) -> tuple[str, ...]:
     """Names of every dataset, sorted."""
     if not paths.datasets.is_dir():
         return ()
-    return tuple(sorted(d.parent.parent.name for d in paths.datasets.glob("*/table/_delta_log")))
+    logs = paths.datasets.glob("*/table/_delta_log")
+    # a dot: being removed, or left by a removal that was killed
+    return tuple(sorted(d.parts[-3] for d in logs if not d.parts[-3].startswith(".")))
+
+
+def views(paths: StatePaths) -> tuple[DatasetView, ...]:
+    """Every dataset as a list shows it; one that is removed meanwhile is left out."""
+    from deltalake.exceptions import DeltaError
+
+    found = []
+    for name in dataset_names(paths):
+        dataset = Dataset(name, paths.datasets / name)
+        try:
+            found.append(view(dataset))
+        except (ModelOpsError, DeltaError, OSError):
+            if (dataset.table_path / "_delta_log").is_dir():
+                raise
+    return tuple(found)
 
 
 def view(dataset: Dataset) -> DatasetView:

@@ -115,8 +115,9 @@ class DataScreen(DataHistory):
             return self._mask(ref, self._mask_row)
         if not isinstance(item, DatasetView):
             return lambda width: paragraph(
-                f"{ref} ({dict(BUNDLED)[ref]}) comes with the program. i imports a file as a dataset of your own, with"
-                " versions, tags and a signature; tab shows the data report and the loss mask.",
+                f"{ref} ({dict(BUNDLED)[ref]}) comes with the program. i imports a file as a"
+                " dataset of your own, with versions, tags and a signature; tab shows the data"
+                " report and the loss mask.",
                 width,
             )
         mark = f"{item.latest} {item.updated} {item.tags}"

@@ -8,6 +8,7 @@ from typing import Any
 from engine.types.artifacts import ArtifactView, GateResult
 from screens.detail_screen import DetailScreen
 from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from screens.prose import paragraph
 from screens.text import Line
 from screens.widgets.paged_table import Column, Row
 
@@ -20,6 +21,16 @@ def ref(view: ArtifactView) -> str:
 def named(view: ArtifactView) -> str:
     """What a question calls the artifact."""
     return f"{ref(view)} ({view.artifact_type})"
+
+
+def _without_release_key(width: int) -> list[Line]:
+    return [
+        *paragraph("There is no release key on this machine, and this stage asks for one.", width),
+        [],
+        [("modelops-tui keys create-release", "bold")],
+        [],
+        *paragraph("makes one and keeps it under a passphrase of your own.", width),
+    ]
 
 
 class PromotionActions(DetailScreen):
@@ -88,8 +99,13 @@ class PromotionActions(DetailScreen):
         """Which release key, where several are here."""
 
         def show(keys: tuple[str, ...]) -> None:
-            if len(keys) < 2:
-                self._ask_passphrase(view, stage, missing, keys[0] if keys else None)
+            if not keys:
+                self.app.push_screen(
+                    TextDialog(f"{named(view)} can't go to {stage}", _without_release_key)
+                )
+                return
+            if len(keys) == 1:
+                self._ask_passphrase(view, stage, missing, keys[0])
                 return
 
             def chosen(key: str | None) -> None:
@@ -105,9 +121,7 @@ class PromotionActions(DetailScreen):
 
         self.in_thread("release keys", self.workbench.artifacts.release_keys, show)
 
-    def _ask_passphrase(
-        self, view: ArtifactView, stage: str, missing: int, key: str | None
-    ) -> None:
+    def _ask_passphrase(self, view: ArtifactView, stage: str, missing: int, key: str) -> None:
         def unlocked(passphrase: str | None) -> None:
             if not passphrase:
                 self.say(f"{named(view)} stays where it is")
@@ -116,7 +130,7 @@ class PromotionActions(DetailScreen):
             else:
                 self._promote(view, stage, passphrase, key)
 
-        title = f"Passphrase of the release key{f' {key}' if key else ''}"
+        title = f"Passphrase of the release key {key}"
         self.app.push_screen(LineDialog(title, "", secret=True), unlocked)
 
     def _promote(
@@ -130,7 +144,7 @@ class PromotionActions(DetailScreen):
         work = partial(promote, view.manifest, stage, passphrase=passphrase, key=key)
         self.in_thread("promote", work, done)
 
-    def _approve(self, view: ArtifactView, stage: str, passphrase: str, key: str | None) -> None:
+    def _approve(self, view: ArtifactView, stage: str, passphrase: str, key: str) -> None:
         def done(count: int) -> None:
             self.say(f"{named(view)}: {count} key(s) agree on {stage} now; another must")
             self.action_reload()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from textual.timer import Timer
 
-from engine.types.artifacts import ArtifactDetail, ArtifactView, LineageNode
+from engine.types.artifacts import ArtifactDetail, ArtifactView, LineageNode, VerifyReport
 from screens.actions import bindings
 from screens.dialogs import ConfirmDialog, TextDialog
 from screens.prose import fact_columns, heading, paragraph, table
@@ -57,6 +57,8 @@ class RegistryScreen(PromotionActions, SyncActions):
         self._asked = ""
         """What the index was asked for; empty while the filter works on what is loaded."""
         self._filter_timer: Timer | None = None
+        self._read_whole: dict[str, VerifyReport] = {}
+        """What ``v`` found, by manifest."""
 
     @property
     def heading(self) -> str:
@@ -124,6 +126,8 @@ class RegistryScreen(PromotionActions, SyncActions):
             return lambda width: lineage_lines(item, up, down)
         if pane == "verify":
             report = artifacts.verify(item.manifest)
+            if report.ok:  # nothing changed since: a full reading of this session still holds
+                report = self._read_whole.get(item.manifest, report)
             return lambda width: [
                 [("✓ verified", "good") if report.ok else ("✗ not what was signed", "bad")],
                 *(line for p in report.problems for line in paragraph(p, width, "bad")),
@@ -192,6 +196,8 @@ class RegistryScreen(PromotionActions, SyncActions):
         def done(report: Any) -> None:
             told = "verified, every byte" if report.ok else "; ".join(report.problems)
             self.say(f"{named(view)}: {told}")
+            self._read_whole[view.manifest] = report
+            self.load_pane()
 
         self.in_thread(
             "verify", partial(self.workbench.artifacts.verify, view.manifest, True), done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def seed(tmp_path: Path) -> Seed:
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
         seed.workbench.data.import_file(source, "tickets", publish=False)
     return seed
+
+
+def has(pane: TextPane, part: str) -> bool:
+    return part in pane.text
 
 
 async def opened(pilot: Pilot[Any]) -> Any:
@@ -73,7 +78,7 @@ async def test_what_changed_since_another_version(seed: Seed, size: tuple[int, i
             await told(pilot, answer)
             await until(pilot, lambda: isinstance(app.screen, TextDialog), "the difference")
             shown = app.screen.query_one(TextPane)
-            await until(pilot, lambda pane=shown: "->" in pane.text, "its text")
+            await until(pilot, partial(has, shown, "->"), "its text")
             for part in parts:
                 assert part in shown.text
             await pilot.press("q")
@@ -84,13 +89,14 @@ async def test_an_unknown_version_or_column_is_an_error_and_changes_nothing(seed
     app = make_app(seed)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
+        said: list[str] = []
+        app.show_error = lambda error: said.append(str(error))  # type: ignore[method-assign]
+        screen.say = lambda line, *_a, **_k: said.append(line)
         for answer, word in (("v7", "v7"), ("v1 nothing", "nothing"), ("v1 'id", "quotation")):
-            said: list[str] = []
-            app.show_error = lambda error, said=said: said.append(str(error))  # type: ignore
-            screen.say = lambda line, *_a, said=said, **_k: said.append(line)
+            said.clear()
             await pilot.press("C")
             await told(pilot, answer)
-            await until(pilot, lambda said=said: bool(said), "the error")
+            await until(pilot, lambda: bool(said), "the error")
             assert word in said[0]
             await until(pilot, lambda: app.screen is screen, "back")
 

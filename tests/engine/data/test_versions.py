@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.api import Workbench
 from engine.data.difference import diff
 from engine.data.history import export, iterate, restore, rows_page, statistics, vacuum
 from engine.data.publish import publish_version
@@ -343,3 +345,28 @@ def test_one_writer_at_a_time(tmp_path: Path, paths: StatePaths) -> None:
     with dataset.writing(), pytest.raises(Conflict):
         put(tmp_path, paths, [{"id": 5}])
     assert rows_of(dataset, 1) == ONE
+
+
+def test_a_list_beside_removals_shows_what_is_left(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path / "state")
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"id": 1}\n')
+    names = [f"d{number}" for number in range(25)]
+    for name in names:
+        bench.data.import_file(source, name, publish=False)
+    # a removal that was killed half way
+    left = bench.paths.datasets / "d0"
+    left.rename(left.with_name(".d0.removed"))
+    seen: list[set[str]] = []
+
+    def remove() -> None:
+        for name in names[1:]:
+            bench.data.remove(name)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    while remover.is_alive():
+        seen.append({view.name for view in bench.data.list()})
+    remover.join()
+    assert all(shown <= set(names[1:]) for shown in seen)
+    assert bench.data.list() == ()
