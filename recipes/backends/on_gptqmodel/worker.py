@@ -1,9 +1,10 @@
 """GPTQ and AWQ by GPTQModel 7.6, with what it needs on a CPU.
 
 AWQ on a CPU must be told ``AWQ_TORCH`` (it picks a CUDA kernel otherwise); its packing threads are
-bound to the cores it may use. With GPTQ every finished layer is kept in ``request["scratch"]``:
-an interrupted calibration goes on behind the last one and ends with the same tensors. AWQ begins
-anew: version 7.6.0 can't read its own checkpoints of AWQ layers ("tensor schema differs").
+bound to the cores it may use. With GPTQ finished layers are kept in ``request["scratch"]`` (each
+one, or every few where they are small): an interrupted calibration goes on behind the last one and
+ends with the same tensors. AWQ begins anew: version 7.6.0 can't read its own checkpoints of AWQ
+layers ("tensor schema differs").
 
 Four fifths of its AWQ's time go into the search for clipping bounds, by products of every weight
 with every sampled token; here the same errors come from one Gram matrix a group.
@@ -39,8 +40,24 @@ def _config(settings: dict[str, Any], scratch: Path) -> Any:
     return QuantizeConfig(**settings, offload_to_disk=True, offload_to_disk_path=str(place))
 
 
+#: Bytes of a layer below which not every layer is kept: keeping one costs as much as a tenth of
+#: making it does in a model of 135M parameters (9 MB a layer), and a hundredth in one of 3B.
+_LARGE_LAYER = 64 << 20
+_MOST_LAYERS = 8
+
+
+def layers_between(source: Path) -> int:
+    """How many layers are made between two checkpoints: what a kill costs stays seconds."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    layers = int(config.get("num_hidden_layers") or 0)
+    if layers < 1:
+        return 1
+    a_layer = sum(file.stat().st_size for file in source.glob("*.safetensors")) // layers
+    return max(1, min(_MOST_LAYERS, layers // 4, _LARGE_LAYER // max(a_layer, 1)))
+
+
 def _checkpoint(request: dict[str, Any], scratch: Path, tell: Tell) -> Any:
-    """Where the library keeps what is needed to go on after each layer; None: it can't."""
+    """Where the library keeps what is needed to go on after some layers; None: it can't."""
     from gptqmodel import CheckpointConfig
 
     if request["format"] != "gptq":
@@ -52,7 +69,9 @@ def _checkpoint(request: dict[str, Any], scratch: Path, tell: Tell) -> Any:
     place = scratch / "checkpoint"
     if (place / "CURRENT").exists():
         tell({"note": "an earlier attempt's layers are used again"})
-    return CheckpointConfig(path=str(place))
+    return CheckpointConfig(
+        path=str(place), interval=f"layer:{layers_between(Path(request['source']))}"
+    )
 
 
 def clipping_bounds(processor: Any, w: Any, input_feat: Any, samples: int = 512) -> Any:

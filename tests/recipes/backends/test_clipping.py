@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,3 +72,16 @@ def test_the_bounds_are_those_of_the_definition(worker: Any, group: int) -> None
     got = torch.stack(errors).gather(0, step_of[None])[0]
     assert torch.all(got <= least * (1 + 1e-4))
     assert len(chosen.unique()) > 3  # otherwise nothing would be shown
+
+
+@pytest.mark.parametrize(
+    ("layers", "megabytes", "between"),
+    [(30, 269, 7), (4, 1, 1), (12, 250, 3), (28, 3_000, 1), (32, 16_000, 1), (0, 10, 1)],
+)
+def test_small_layers_are_kept_a_few_at_a_time(
+    worker: Any, layers: int, megabytes: int, between: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.truncate(megabytes * 1_000_000)
+    assert worker.layers_between(tmp_path) == between
