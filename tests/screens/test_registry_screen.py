@@ -73,6 +73,44 @@ async def test_a_release_key_signs_with_its_passphrase_only(tmp_path: Path) -> N
     seed.close()
 
 
+async def test_without_a_release_key_no_passphrase_is_asked_for(tmp_path: Path) -> None:
+    seed = published(tmp_path, "bot")
+    app = make_app(seed)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await on_registry(pilot, 1)
+        await to_stage(pilot, "prod")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "it asks")
+        await pilot.press("y")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog), "refused")
+        told = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "keys create-release" in told.text, "what to do")
+    assert not seed.workbench.artifacts.list(stage="prod")
+    seed.close()
+
+
+async def test_the_verify_pane_shows_what_v_found(tmp_path: Path) -> None:
+    seed = published(tmp_path, "bot")
+    app = make_app(seed)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await on_registry(pilot, 1)
+        screen: Any = app.screen
+        screen.deck.show("verify")
+        await until(pilot, lambda: bool(screen.query("#verify")), "the pane is made")
+        pane = screen.query_one("#verify", TextPane)
+        screen.load_pane()
+        await until(pilot, lambda: "no: v reads every byte" in pane.text, "not every byte yet")
+        await pilot.press("v")
+        await until(pilot, lambda: "no: v reads" not in pane.text, "every byte was read")
+        assert "✓ verified" in pane.text
+        (row,) = screen.rows
+        path = next(Path(seed.workbench.artifacts.path(row.item.manifest)).iterdir()).resolve()
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes() + b"x")
+        screen.load_pane()
+        await until(pilot, lambda: "not what was signed" in pane.text, "a later change is seen")
+    seed.close()
+
+
 async def test_of_several_release_keys_one_is_chosen_and_each_counts(tmp_path: Path) -> None:
     seed = published(tmp_path, "bot")
     artifacts = seed.workbench.artifacts
