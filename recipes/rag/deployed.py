@@ -1,7 +1,8 @@
 """A deployment that writes answers: over its own address, with its model's own tokenizer.
 
-The llama.cpp server keeps to a grammar and is given the exact prompt. Any other backend gets the
-conversation over the chat endpoint, and its citations are read from what it says.
+The llama.cpp server keeps to a grammar and is given the exact prompt. vLLM gets the conversation
+over the chat endpoint, with the grammar as its structured output. Any other backend gets the
+conversation alone, and its citations are read from what it says.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from recipes.rag.model import REPEAT_PENALTY, GgufText, Message, plain_prompt
 
 #: seconds that a deployment which is starting may take to be ready
 READY_S = 300.0
-#: backends whose server takes ``grammar`` beside the keys of OpenAI's protocol
-_CONSTRAINED = ("llama.cpp",)
+#: backends whose server takes a grammar beside the keys of OpenAI's protocol, each in its own way
+_EXACT, _STRUCTURED = "llama.cpp", "vllm"
 _COMING = (DeploymentState.STARTING, DeploymentState.RESTARTING, DeploymentState.WAITING)
 
 
@@ -99,13 +100,15 @@ class DeployedModel:
     @property
     def constrained(self) -> bool:
         """Whether its server keeps to a grammar."""
-        return self._view.backend in _CONSTRAINED
+        return self._view.backend in (_EXACT, _STRUCTURED)
 
     @cached_property
     def _text(self) -> GgufText | FolderText:
         current = self._view.current
         return _text_of(
-            current.model if current else self._view.ref, self._paths, gguf=self.constrained
+            current.model if current else self._view.ref,
+            self._paths,
+            gguf=self._view.backend == _EXACT,
         )
 
     @cached_property
@@ -132,8 +135,10 @@ class DeployedModel:
         """
         body = {"model": self._view.name, "max_tokens": max_tokens, "temperature": 0.0}
         text = self._text
-        if not self.constrained or isinstance(text, FolderText):
-            chat = {**body, "messages": list(messages)}
+        if self._view.backend != _EXACT or isinstance(text, FolderText):
+            chat: dict[str, Any] = {**body, "messages": list(messages)}
+            if grammar and self._view.backend == _STRUCTURED:
+                chat["structured_outputs"] = {"grammar": grammar}
             yield from stream_text(self._view.url, self._key, "chat/completions", chat)
             return
         prompt, stops = text.rendered(messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,7 +227,7 @@ def test_it_starts_answers_and_leaves_nothing(
     folder = build_tiny_model(tmp_path / "m")
     with Workstation(home) as station:
         station.serving.start(
-            str(folder), name="tiny", backend="vllm", threads=1, context=256, memory="3 GiB"
+            str(folder), name="tiny", backend="vllm", threads=1, context=512, memory="3 GiB"
         )
         try:
             view = station.serving.wait_ready("tiny", 600)
@@ -234,10 +235,30 @@ def test_it_starts_answers_and_leaves_nothing(
             group = view.pid
             assert len(members(group)) > 1
             adapters_come_and_go(station, folder, tmp_path)
+            answers_cite_sources(station, tmp_path)
         finally:
             station.serving.stop("tiny", wait_s=60)
             station.system.stop_engine()
         assert members(group) == []
+
+
+def answers_cite_sources(station: Any, folder: Path) -> None:
+    """A question to documents: what a random model writes keeps to the grammar of citations."""
+    from recipes.rag.pipeline import Job, sync_index
+
+    (folder / "library").mkdir()
+    (folder / "library" / "penguins.md").write_text(
+        "# Penguins\n\n## Food\n\nThey eat krill, squid and small fish.\n"
+    )
+    sync_index(Job("library", folder / "library"), station.paths)
+    question = "What do penguins eat?"
+    events = list(station.rag.ask("library", question, model="tiny", budget=120))
+    answer = events[-1]["result"]
+    assert answer.model.startswith("tiny (")
+    assert sum(event.get("type") == "token" for event in events) > 3, "it streams"
+    written = "".join(str(e["text"]) for e in events if e.get("type") == "token")
+    assert re.match(r"[A-Z`][^\[]+ \[1\]", written), written
+    assert {cited.source for cited in answer.citations} == {1}
 
 
 def adapters_come_and_go(station: Any, base: Path, folder: Path) -> None:
