@@ -208,6 +208,9 @@ class Output:
             # click would end with 1, and the interpreter would complain at its last flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(ExitCode.OK)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.fail(ModelOpsError("stdout can't be written", why=error.strerror or str(error)))
 
     # -- stderr -----------------------------------------------------------------------------------
 

@@ -26,6 +26,33 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert done.stdout.startswith("quickstart")
 
 
+FULL = "error: stdout can't be written\n  No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "told"),
+    [
+        ("recipe list >&-", 0, ""),
+        ("recipe list --json >&-", 0, ""),
+        ("recipe list <&- >&- 2>&-", 0, ""),
+        (
+            "recipe list > /dev/full",
+            1,
+            "error: stdout can't be written\n  No space left on device\n",
+        ),
+    ],
+)
+def test_a_closed_or_full_stdout(tmp_path: Path, command: str, status: int, told: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m modelops_tui {command}"],
+        env={**os.environ, "MODELOPS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", told)
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Output:
     out = Output()
