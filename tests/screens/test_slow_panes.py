@@ -78,7 +78,8 @@ async def main():
     app = make_app(Seed(Path({str(tmp_path / "state")!r})))
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("3")
-        await until(pilot, lambda: len(getattr(app.screen, "rows", ())) == 4, "one's own dataset")
+        names = lambda: [row.key for row in getattr(app.screen, "rows", ())]
+        await until(pilot, lambda: "mine" in names(), "one's own dataset")
         text = lambda pane: getattr(app.screen.deck.pane(pane), "text", "")
         for pane, word in (("overview", "overwrite"), ("rows", "question 7"), ("columns", "59")):
             await until(pilot, lambda: word in text(pane), pane)
