@@ -87,14 +87,14 @@ def _figures(job: JobView, detail: JobDetail, width: int) -> list[Line]:
     took = duration((job.ended or detail.now) - began) if job.started else None
     pairs: list[tuple[str, object]] = [
         ("done", done),
-        ("time left", duration(job.last_eta_s) if job.last_eta_s is not None else None),
+        ("left in step", duration(job.last_eta_s) if job.last_eta_s is not None else None),
         ("running for" if job.ended is None else "took", took),
         ("loss", _loss(job, newest)),
         ("tokens/s", f"{job.last_rate:.0f}" if job.last_rate is not None else None),
         ("memory", size(job.last_memory_bytes) if job.last_memory_bytes else None),
         ("learning rate", newest.get("learning_rate")),
         ("checkpoints", _checkpoints(detail.series)),
-        ("attempts", job.attempt if job.attempt > 1 else None),
+        ("attempts", job.attempt if job.attempt > max(1, _begun(detail.steps)) else None),
         ("lane", job.lane if job.lane not in ("", "auto") else None),
         ("submitted", wall_time(job.created)),
         ("ended", wall_time(job.ended) if job.ended else None),
@@ -109,6 +109,11 @@ def _loss(job: JobView, newest: dict[str, Any]) -> str | None:
     held_out = newest.get("eval_loss")
     extra = f"   held out {held_out:.4f}" if isinstance(held_out, float) else ""
     return f"{job.last_loss:.4f}{extra}"
+
+
+def _begun(steps: Sequence[StepView]) -> int:
+    """Steps that took an attempt each: more attempts than these mean that one was tried again."""
+    return sum(1 for step in steps if step.started is not None and not step.memo_of)
 
 
 def _checkpoints(series: JobSeries) -> str | None:
@@ -147,7 +152,7 @@ def _result(step: StepView) -> str:
     if step.reason:
         return step.reason
     figures = [
-        f"{name} {number(value)}"
+        f"{name.removesuffix('_bytes')} {size(value) if name.endswith('_bytes') else number(value)}"
         for name, value in step.outputs.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     ]

@@ -13,7 +13,7 @@ COLUMNS = (
     Column("kind", 9, drop=5),
     Column("step", 14, drop=4),
     Column("progress", 15),
-    Column("eta", 7, right=True),
+    Column("step eta", 8, right=True),
     Column("loss", 7, right=True, drop=3),
     Column("rate", 7, right=True, drop=6),
     Column("age", 4, right=True, drop=7),

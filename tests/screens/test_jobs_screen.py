@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from engine.types.jobs import JobState
 from screens.bridge import PAGE
 from screens.dialogs import ChoiceDialog, CommandDialog, ConfirmDialog
 from screens.help import HelpDialog
+from screens.jobs import details
 from screens.jobs.screen import JobsScreen
 from screens.recipes.form import FormScreen
 from screens.widgets.key_hints import KeyHints
@@ -335,3 +337,22 @@ async def test_sorting_does_not_load_what_nobody_went_to(tmp_path: Path) -> None
         await pilot.press("k", "j")
         await until(pilot, lambda: len(jobs_screen(app).jobs) > PAGE, "the next page, asked for")
     seed.close()
+
+
+def test_only_attempts_that_were_repeated_are_told_and_bytes_as_sizes(seed: Seed) -> None:
+    job_id = seed.ids["house-style"]
+    accepted = seed.workbench.jobs.get(job_id)
+    steps = tuple(
+        replace(step, started=1.0, memo_of=None, outputs={"size_bytes": 105_500_000.0, "kl": 0.05})
+        for step in seed.workbench.jobs.steps(job_id)
+    )
+
+    def text(attempts: int) -> str:
+        job = replace(accepted, attempt=attempts)
+        lines = details.overview(details.JobDetail(job=job, steps=steps, now=2.0), 100)
+        return "\n".join("".join(part for part, _ in line) for line in lines)
+
+    assert len(steps) > 1
+    assert "attempts" not in text(len(steps)), "one attempt a step is nothing to tell"
+    assert "attempts" in text(len(steps) + 1)
+    assert "size 105.5 MB  kl 0.05" in text(1)
