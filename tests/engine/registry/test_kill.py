@@ -55,13 +55,16 @@ def start(what: str, state: Path, sources: Path, point: str | None = None) -> su
 
 def killed(process: subprocess.Popen[str], delay: float | None = None) -> list[str]:
     """What it said before it died."""
-    first = ""
-    if delay is not None:
-        assert process.stdout is not None
-        first = process.stdout.readline()  # it is at work, not still starting
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-    said = (first + process.communicate(timeout=200)[0]).split("\n")
+    assert process.stdout is not None
+    with process.stdout as told:
+        first = ""
+        if delay is not None:
+            first = told.readline()  # it is at work, not still starting
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        # from the same reader: what it has read ahead may end in the middle of a line
+        said = (first + told.read()).split("\n")
+    process.wait(200)
     assert process.returncode == -signal.SIGKILL
     return [line for line in said if line]
 
