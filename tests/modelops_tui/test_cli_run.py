@@ -145,7 +145,9 @@ def test_ctrl_c_detaches_and_the_job_goes_on(door: FrontDoor) -> None:
 
 
 def test_ctrl_c_while_an_engine_starts_says_that_the_job_is_kept(door: FrontDoor) -> None:
-    process = door.begin("run", door.recipe(steps=1))
+    gate = door.hold()
+    # it can't be over before we look, however busy the machine is
+    process = door.begin("run", door.recipe(steps=2, hold=str(gate)))
     assert process.stderr is not None
     job = process.stderr.readline().split()[1]
     # at once: the engine is being started, and nothing is followed yet
@@ -153,6 +155,7 @@ def test_ctrl_c_while_an_engine_starts_says_that_the_job_is_kept(door: FrontDoor
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, told
     assert f"`modelops-tui jobs follow {job}`" in told
+    gate.unlink()
     assert door("jobs", "follow", job).returncode == 0, "nothing was lost"
 
 
