@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from screens.widgets.loss_chart import loss_chart
 
@@ -46,8 +47,17 @@ def test_10_000_points_are_quick() -> None:
     import time
 
     points = [(float(n), math.sin(n / 50)) for n in range(10_000)]
-    loss_chart(points, 100, 20)
-    start = time.process_time()
-    for _ in range(5):
-        loss_chart(points, 100, 20)
-    assert (time.process_time() - start) / 5 < 0.04
+
+    def least(work: Callable[[], object]) -> float:
+        """CPU seconds of the best of ten: what else the machine does is left out."""
+        costs = []
+        for _ in range(10):
+            start = time.process_time()
+            work()
+            costs.append(time.process_time() - start)
+        return min(costs)
+
+    # about what sorting their names costs, whatever the machine; a look at every point for every
+    # column would be a hundred times that
+    named = least(lambda: sorted(str(y) for _, y in points))
+    assert least(lambda: loss_chart(points, 100, 20)) < 10 * named
