@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _TEXT = ("text", "a model", "a dataset or a file", "a path", '"', "one of")
@@ -32,7 +32,10 @@ class RecipeDocument:
     def steps(self) -> dict[str, str]:
         """The steps of a pipeline and the kind each uses."""
         steps = self._document.get("steps", {})
-        return {str(name): str(step.get("uses", "")) for name, step in steps.items()}
+        if not isinstance(steps, Mapping):
+            return {}
+        tables = {str(k): step for k, step in steps.items() if isinstance(step, Mapping)}
+        return {name: str(step.get("uses", "")) for name, step in tables.items()}
 
     def get(self, key: str) -> Any:
         """The value at a dotted key (also a quoted one of ``[matrix]``), or None."""
@@ -44,7 +47,8 @@ class RecipeDocument:
 
     def leaves(self, table: str) -> list[str]:
         """Dotted keys of the values in a table and the tables in it."""
-        return [label for label, _ in _flat(self.get(table) or {})]
+        found = self.get(table)
+        return [label for label, _ in _flat(found)] if isinstance(found, Mapping) else []
 
     def shown(self, key: str) -> str:
         """The value as one writes it: text without quotes, the rest as TOML."""
@@ -78,8 +82,9 @@ class RecipeDocument:
             return
         node: Any = self._document
         for part in parts[:-1]:
-            if part not in node:
-                inline = isinstance(node, tomlkit.items.InlineTable)
+            if part not in node or not isinstance(node[part], Mapping):
+                # in the place of a value, [part] would take what stands below it
+                inline = isinstance(node, tomlkit.items.InlineTable) or part in node
                 node[part] = tomlkit.inline_table() if inline else tomlkit.table()
             node = node[part]
         node[parts[-1]] = value

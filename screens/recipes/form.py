@@ -60,6 +60,7 @@ class FormScreen(Screen[Path | None]):
         self._keys: list[FormKey] = []
         self.verdict: Verdict | None = None
         self._saved: Path | None = None
+        self._edited: FormKey | None = None
         self._before = ""
 
     def compose(self) -> ComposeResult:
@@ -93,7 +94,11 @@ class FormScreen(Screen[Path | None]):
     def _show_rows(self) -> None:
         wrong = {d.key for d in self.verdict.diagnostics} if self.verdict else set()
         rows = []
-        for key in [*unknown_keys(self.document, self._keys, wrong), *self._keys]:
+        listed = [*unknown_keys(self.document, self._keys, wrong), *self._keys]
+        edited = self._edited
+        if edited is not None and all(key.place != edited.place for key in listed):
+            listed.insert(0, edited)  # its field was emptied; the row stays until that is left
+        for key in listed:
             value = self.document.shown(key.place)
             default = "" if key.view.default is None else str(key.view.default)
             style = "bad" if key.place in wrong else "bold" if value else "dim"
@@ -126,6 +131,7 @@ class FormScreen(Screen[Path | None]):
         """Open the field; ``before`` is the text that escape goes back to."""
         field = self.query_one("#value", Input)
         field.display = True
+        self._edited = key
         self._before = before
         with self.prevent(Input.Changed):
             field.value = self.document.shown(key.place)
@@ -133,10 +139,9 @@ class FormScreen(Screen[Path | None]):
         field.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        row = self.table.current
-        if row is None or not event.input.has_focus:
+        key = self._edited
+        if key is None or not event.input.has_focus:
             return
-        key: FormKey = row.item
         if event.value.strip():
             self.document.set(key.place, event.value.strip(), key.view.expected)
         else:
@@ -154,6 +159,7 @@ class FormScreen(Screen[Path | None]):
 
     def on_input_submitted(self) -> None:
         self.query_one("#value").display = False
+        self._edited = None
         self._renew_rows()
         self.table.focus()
         self._check()
@@ -273,6 +279,7 @@ class FormScreen(Screen[Path | None]):
         field = self.query_one("#value", Input)
         if field.display:
             field.display = False
+            self._edited = None
             self.document = RecipeDocument(self._before)
             self._renew_rows()
             self.table.focus()

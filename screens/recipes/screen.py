@@ -155,7 +155,13 @@ class RecipesScreen(DetailScreen):
                 self.say(f"saved {saved}")
                 self.action_reload()
 
-        self.app.push_screen(FormScreen(self.workbench, entry), closed)
+        try:
+            form = FormScreen(self.workbench, entry)
+        except (OSError, ValueError):  # gone, no text, no TOML: there are no keys to show
+            self.action_check_recipe()
+            self.say("it can't be read as TOML: mend the text first (e opens it in $EDITOR)")
+            return
+        self.app.push_screen(form, closed)
 
     def command_twin(self) -> str:
         entry: LibraryEntry | None = self.item

@@ -64,6 +64,77 @@ async def test_name_description_and_gates_in_the_form(tmp_path: Path) -> None:
     seed.close()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'kind = "finetune"\nx = [\n',
+        'kind = "finetune"\ntrain = 3\ndata = "x"\n',
+        'kind = "pipeline"\nsteps = 3\n',
+        'kind = "pipeline"\nvars = 1\nmatrix = 2\n[steps]\na = 1\n',
+        'kind = "nobody-knows"\n',
+    ],
+)
+async def test_the_form_of_any_text_leaves_the_screens_alive(tmp_path: Path, text: str) -> None:
+    seed = Seed(tmp_path / "state")
+    folder = tmp_path / "state" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "strange.toml").write_text(text)
+    app = make_app(seed)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        await pilot.press("slash", *"strange", "enter")
+        recipes: Any = app.screen
+        await until(pilot, lambda: len(recipes.table.rows) == 1, "filtered")
+        await pilot.press("i")
+        check = lambda: recipes.deck.current == "check"  # noqa: E731
+        await until(
+            pilot,
+            lambda: checked(app.screen) if isinstance(app.screen, FormScreen) else check(),
+            "the form, or the mistakes",
+        )
+        await pilot.press("escape", "1")
+        await until(pilot, lambda: app.current_mode == "jobs", "it goes on")
+    seed.close()
+
+
+def test_a_table_in_the_place_of_a_value_takes_nothing_else() -> None:
+    document = RecipeDocument('train = 3\ndata = "x"\n')
+    document.set("train.lr", "0.1")
+    assert tomllib.loads(document.text) == {"train": {"lr": 0.1}, "data": "x"}
+
+
+async def test_an_emptied_field_stays_that_of_its_key(tmp_path: Path) -> None:
+    """Emptied, a wrong key leaves the recipe; what is written then goes to no other key."""
+    seed = Seed(tmp_path / "state")
+    text = RECIPE.replace("method =", "methd =")
+    assert text != RECIPE
+    seed.workbench.recipes.save("wrong-key", text)
+    app = make_app(seed)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        await pilot.press("slash", *"wrong-key", "enter")
+        screen: Any = app.screen
+        await until(pilot, lambda: len(screen.table.rows) == 1, "filtered")
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, FormScreen), "the form")
+        form = cast(FormScreen, app.screen)
+        await until(pilot, lambda: checked(form), "checked")
+        before = tomllib.loads(form.document.text)
+        assert form.table.go_to("train.methd")
+        await pilot.press("enter", "ctrl+u")
+        await until(pilot, lambda: "methd" not in form.document.text, "emptied")
+        await pilot.press(*"dora")
+        await until(pilot, lambda: "dora" in form.document.text, "written")
+        await pilot.press("enter")
+        after = tomllib.loads(form.document.text)
+        assert after["train"].pop("methd") == "dora"
+        before["train"].pop("methd")
+        assert after == before
+    seed.close()
+
+
 def test_recipes_over_own_datasets_are_checked_in_another_process(tmp_path: Path) -> None:
     seed = Seed(tmp_path / "state")
     source = tmp_path / "rows.jsonl"
