@@ -214,7 +214,7 @@ def _parts(_: StatePaths) -> Check:
         missing.append("uv")
     if not missing:
         return Check("optional parts", "ok", "all there")
-    needs = {**_OPTIONAL, "uv": "isolated backends (vLLM, GPTQ, AWQ)"}
+    needs = {**_OPTIONAL, "uv": "quicker isolated backends (without it pip makes them)"}
     detail = "not installed: " + "; ".join(f"{name}, for {needs[name]}" for name in missing)
     return Check("optional parts", "ok", detail, data={"missing": missing})
 

@@ -104,7 +104,8 @@ def list_(as_json: Json = False) -> None:
     )
     held = [view.share_bytes or 0 for view in views if view.state not in _GONE]
     if held and not as_json:
-        out.say(f"{size(sum(held))} held by {len(held)} deployments; {MEMORY_RULE}")
+        count = "1 deployment" if len(held) == 1 else f"{len(held)} deployments"
+        out.say(f"{size(sum(held))} held by {count}; {MEMORY_RULE}")
 
 
 def _figures(view: DeploymentView) -> dict[str, Any]:

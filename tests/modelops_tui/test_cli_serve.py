@@ -102,6 +102,7 @@ def test_a_deployment_from_start_to_remove(door: FrontDoor, gguf: str) -> None:
     table = door("serve", "list")
     assert "p95 ms" in table.stdout
     assert "a deployment holds its share until it is stopped or paused" in table.stderr
+    assert "held by 1 deployment;" in table.stderr
     again = door("serve", "start", gguf)
     assert again.returncode != 0
     assert "exists and runs" in again.stderr

@@ -19,6 +19,12 @@ def findings(paths: StatePaths) -> dict[str, Check]:
     return {check.name: check for check in System(paths).doctor()}
 
 
+def test_what_uv_is_for_is_not_overstated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    detail = findings(StatePaths(tmp_path / "state"))["optional parts"].detail
+    assert "uv, for quicker isolated backends (without it pip makes them)" in detail
+
+
 def test_a_healthy_machine(tmp_path: Path) -> None:
     paths = StatePaths(tmp_path / "state").ensure()
     open_store(paths.jobs_db).close()
