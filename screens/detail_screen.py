@@ -226,7 +226,7 @@ class DetailScreen(WorkScreen):
             self.heading + count,
             f"/{self.filter_text}" if self.filter_text else "",
             row.cells[0][0] if row else "",
-            self.deck.current.capitalize() if row else "",
+            dict(self.PANES).get(self.deck.current, "") if row else "",
         )
 
     # -- help for others --------------------------------------------------------------------------

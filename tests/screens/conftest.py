@@ -11,13 +11,20 @@ import pytest
 from textual.pilot import Pilot
 
 from screens.app import WorkbenchApp
+from screens.dialogs import TextDialog
 from screens.settings import UiSettings
+from screens.widgets.text_pane import TextPane
 from tests.screens.seeded import NOW, Seed, seed_all
 
 
 @pytest.fixture
 def seed(tmp_path: Path) -> Seed:
     return seed_all(tmp_path / "state")
+
+
+def reads(app: WorkbenchApp) -> bool:
+    """A dialog with a text is shown, and its pane (made a moment later) is there."""
+    return isinstance(app.screen, TextDialog) and bool(app.screen.query(TextPane))
 
 
 def make_app(seed: Seed, **options: object) -> WorkbenchApp:

@@ -13,10 +13,10 @@ from textual.widgets import Input
 
 from engine.errors import NotFound
 from screens.data.lines import diff_lines
-from screens.dialogs import ConfirmDialog, LineDialog, TextDialog
+from screens.dialogs import ConfirmDialog, LineDialog
 from screens.text import Line
 from screens.widgets.text_pane import TextPane
-from tests.screens.conftest import make_app, until
+from tests.screens.conftest import make_app, reads, until
 from tests.screens.seeded import Seed
 
 FIRST = [{"id": n, "text": f"row {n}"} for n in range(4)]
@@ -76,7 +76,7 @@ async def test_what_changed_since_another_version(seed: Seed, size: tuple[int, i
         ):
             await pilot.press("C")
             await told(pilot, answer)
-            await until(pilot, lambda: isinstance(app.screen, TextDialog), "the difference")
+            await until(pilot, lambda: reads(app), "the difference")
             shown = app.screen.query_one(TextPane)
             await until(pilot, partial(has, shown, "->"), "its text")
             for part in parts:

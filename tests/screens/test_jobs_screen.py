@@ -18,7 +18,7 @@ from screens.jobs.screen import JobsScreen
 from screens.recipes.form import FormScreen
 from screens.widgets.key_hints import KeyHints
 from screens.widgets.text_pane import TextPane
-from tests.screens.conftest import make_app, ready, until
+from tests.screens.conftest import make_app, reads, ready, until
 from tests.screens.seeded import Seed
 
 
@@ -253,7 +253,7 @@ async def test_help_palette_and_command(seed: Seed) -> None:
     async with app.run_test() as pilot:
         await choose(pilot, seed, "night-run")
         await pilot.press("question_mark")
-        await until(pilot, lambda: isinstance(app.screen, HelpDialog))
+        await until(pilot, lambda: isinstance(app.screen, HelpDialog) and reads(app))
         text = app.screen.query_one(TextPane).text
         assert "Cancel the job" in text
         assert "Next row" in text

@@ -10,12 +10,12 @@ import pytest
 from textual.widgets import Input
 
 from engine.api import Workbench
-from screens.dialogs import ConfirmDialog, LineDialog, TextDialog
+from screens.dialogs import ConfirmDialog, LineDialog
 from screens.progress import ProgressDialog
 from screens.recipes.document import RecipeDocument
 from screens.recipes.form import FormScreen
 from screens.widgets.text_pane import TextPane
-from tests.screens.conftest import make_app, until
+from tests.screens.conftest import make_app, reads, until
 from tests.screens.seeded import Seed
 
 BROKEN = """\
@@ -96,7 +96,7 @@ async def test_three_mistakes_at_once(empty: Seed) -> None:
         await pilot.press("c")
         await until(pilot, lambda: "3 mistakes" in text_of(app, "check"), "three mistakes")
         await pilot.press("r")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "refused")
+        await until(pilot, lambda: reads(app), "refused")
         refusal = app.screen.query_one(TextPane)
         await until(pilot, lambda: "method" in refusal.text, "with the advice")
         assert not empty.workbench.jobs.list().jobs
@@ -178,7 +178,7 @@ async def test_data_import_rows_and_sql(empty: Seed, tmp_path: Path) -> None:
         await pilot.press("tab")
         await until(pilot, lambda: "answer 19" in text_of(app, "rows"), "its rows")
         await pilot.press("Q", "enter")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "the result")
+        await until(pilot, lambda: reads(app), "the result")
         answer = app.screen.query_one(TextPane)
         await until(pilot, lambda: "0 rows" in answer.text, "how many")
 
@@ -217,7 +217,7 @@ async def test_an_endless_query_is_stopped(empty: Seed) -> None:
         await until(pilot, lambda: app.screen is screen, "stopped")
         assert screen.data_task.over
         screen.run_sql("select 7 as seven -- the next one works")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "the answer")
+        await until(pilot, lambda: reads(app), "the answer")
         pane = app.screen.query_one(TextPane)
         await until(pilot, lambda: "seven" in pane.text, "with its column")
 
@@ -242,7 +242,7 @@ async def test_registry_details_promotion_and_comparison(empty: Seed, tmp_path: 
         await pilot.press("tab", "tab")
         await until(pilot, lambda: "model.txt" in text_of(app, "files"), "its files")
         await pilot.press("space", "space", "c")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "compared")
+        await until(pilot, lambda: reads(app), "compared")
         compared = app.screen.query_one(TextPane)
         await until(pilot, lambda: "differ" in compared.text, "file by file")
         await pilot.press("escape", "p")

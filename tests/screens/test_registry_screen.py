@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.registry import Registry
-from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog
 from screens.registry.screen import PAGE
 from screens.widgets.text_pane import TextPane
-from tests.screens.conftest import make_app, until
+from tests.screens.conftest import make_app, reads, until
 from tests.screens.seeded import Seed
 from tests.screens.test_sync import ask, listen, on_registry, published
 
@@ -30,7 +30,7 @@ async def test_a_gate_that_is_not_met_refuses_and_says_which(tmp_path: Path) -> 
     async with app.run_test(size=(80, 24)) as pilot:
         await on_registry(pilot, 1)
         await to_stage(pilot, "staging")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "refused")
+        await until(pilot, lambda: reads(app), "refused")
         told = app.screen.query_one(TextPane)
         await until(pilot, lambda: "perplexity <= 12" in told.text, "the gate, in words")
         assert "✗ perplexity <= 12: no signed evaluation has it" in told.text
@@ -81,7 +81,7 @@ async def test_without_a_release_key_no_passphrase_is_asked_for(tmp_path: Path) 
         await to_stage(pilot, "prod")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "it asks")
         await pilot.press("y")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "refused")
+        await until(pilot, lambda: reads(app), "refused")
         told = app.screen.query_one(TextPane)
         await until(pilot, lambda: "keys create-release" in told.text, "what to do")
     assert not seed.workbench.artifacts.list(stage="prod")
@@ -101,6 +101,10 @@ async def test_the_verify_pane_shows_what_v_found(tmp_path: Path) -> None:
         await until(pilot, lambda: "no: v reads every byte" in pane.text, "not every byte yet")
         await pilot.press("v")
         await until(pilot, lambda: "no: v reads" not in pane.text, "every byte was read")
+        screen.deck.show("events")
+        screen.show_crumbs()
+        assert "History" in str(screen.top_bar.render()), "a pane has one name"
+        screen.deck.show("verify")
         assert "✓ verified" in pane.text
         (row,) = screen.rows
         path = next(Path(seed.workbench.artifacts.path(row.item.manifest)).iterdir()).resolve()

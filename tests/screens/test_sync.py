@@ -13,12 +13,12 @@ from textual.widgets import Input
 from engine.api import Workbench
 from engine.types.artifacts import SyncProgress
 from screens.app import WorkbenchApp
-from screens.dialogs import ChoiceDialog, LineDialog, TextDialog
+from screens.dialogs import ChoiceDialog, LineDialog
 from screens.progress import ProgressDialog, Stopped, Task
 from screens.text import ASCII, UNICODE
 from screens.widgets.text_pane import TextPane
 from tests.engine.registry import servers
-from tests.screens.conftest import make_app, until
+from tests.screens.conftest import make_app, reads, until
 from tests.screens.seeded import Seed
 
 
@@ -93,7 +93,7 @@ async def push_then_clone(tmp_path: Path, place: str) -> None:
         assert "nothing to push" in "".join(heard)
         await pilot.press("<")
         await ask(pilot, place)
-        await until(pilot, lambda: isinstance(app.screen, TextDialog), "whose registry it is")
+        await until(pilot, lambda: reads(app), "whose registry it is")
         dialog = app.screen.query_one(TextPane)
         await until(pilot, lambda: "root key" in dialog.text, "and how to be sure")
         assert "cloned 1 artifact" in "".join(heard)
