@@ -106,13 +106,28 @@ class Data:
 
         return statistics(*self._open(ref))
 
-    def diff(self, name: str, old: str, new: str = "latest", key: tuple[str, ...] = ()) -> DataDiff:
-        """What changed from version ``old`` to ``new``."""
+    def diff(
+        self,
+        name: str,
+        old: str,
+        new: str = "latest",
+        key: tuple[str, ...] = (),
+        *,
+        limit: int = 5,
+        offset: int = 0,
+    ) -> DataDiff:
+        """What changed from version ``old`` to ``new``, with ``limit`` rows of each kind.
+
+        Raises:
+            NotFound: no such dataset or version.
+            BadInput: a key column that both versions do not have.
+        """
         from engine.data.difference import diff
         from engine.data.versions import open_dataset
 
         dataset = open_dataset(name, self._paths)
-        return diff(dataset, dataset.resolve(old), dataset.resolve(new), key)
+        before, after = dataset.resolve(old), dataset.resolve(new)
+        return diff(dataset, before, after, key, limit, offset)
 
     def restore(self, ref: str, *, publish: bool = True) -> DatasetVersion:
         """A new version with the rows of an older one; signed unless ``publish`` is False."""

@@ -140,11 +140,12 @@ def vacuum(dataset: Dataset, retention_hours: int = 168, *, dry_run: bool = True
             "enforce_retention_duration": False,
             "keep_versions": sorted(kept),
         }
-        doomed = table.vacuum(dry_run=True, **options)
-        sizes = [(dataset.table_path / f).stat().st_size for f in doomed]
-        if not dry_run and doomed:
+        # the log names files for ever: those of an earlier vacuum are gone
+        named = [dataset.table_path / file for file in table.vacuum(dry_run=True, **options)]
+        sizes = [file.stat().st_size for file in named if file.exists()]
+        if not dry_run and sizes:
             table.vacuum(dry_run=False, **options)
-    return VacuumReport(dataset.name, len(doomed), sum(sizes), kept, dry_run)
+    return VacuumReport(dataset.name, len(sizes), sum(sizes), kept, dry_run)
 
 
 def export(dataset: Dataset, version: int, target: Path, *, force: bool = False) -> int:

@@ -66,7 +66,11 @@ class Dataset:
             ) from error
 
     def dataset(self, version: int | None = None) -> pads.Dataset:
-        """Its rows as an Arrow dataset whose fragments stand in the order they were written."""
+        """Its rows as an Arrow dataset whose fragments stand in the order they were written.
+
+        Raises:
+            NotFound: no such version, or its files were vacuumed.
+        """
         import pyarrow.dataset as pads
 
         table = self.table(version)
@@ -76,6 +80,13 @@ class Dataset:
         fragments = sorted(
             data.get_fragments(), key=lambda f: written.get(os.path.basename(f.path), (0, f.path))
         )
+        if not all((self.table_path / fragment.path).exists() for fragment in fragments):
+            which = f"v{version}" if version is not None else "the newest version"
+            raise NotFound(
+                f"the rows of {which} of {self.name} are gone",
+                why="its files are missing: a vacuum deletes what only old versions need",
+                hint=f"modelops-tui data show {self.name} lists its versions",
+            )
         return pads.FileSystemDataset(fragments, data.schema, data.format, data.filesystem)
 
     # -- versions ---------------------------------------------------------------------------------

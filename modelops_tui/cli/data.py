@@ -151,11 +151,14 @@ def diff(
     old: Annotated[str, typer.Argument(help="Version, tag or date.")],
     new: Annotated[str, typer.Argument(help="Version, tag or date.")] = "latest",
     key: Key = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Rows of each kind.", min=0)] = 5,
+    offset: Annotated[int, typer.Option(help="First of them, of each kind.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """What changed between two versions."""
     out.choose(as_json=as_json)
-    found = Workbench().data.diff(name, old, new, tuple(key or ()))
+    data = Workbench().data
+    found = data.diff(name, old, new, tuple(key or ()), limit=rows, offset=offset)
     if out.format is not Format.TABLE:
         out.record(dataclasses.asdict(found))
         return
@@ -166,17 +169,17 @@ def diff(
             out.line(f"{sign} column {column}")
     for column, before, after in found.types_changed:
         out.line(f"~ column {column}: {before} -> {after}")
-    for row in found.changed_rows:
-        key_text = " ".join(f"{n}={_text(v)}" for n, v in row["key"].items())
-        values = (f"{n}: {_text(a)} -> {_text(b)}" for n, (a, b) in row["changes"].items())
+    for pair in found.changed_rows:
+        key_text = " ".join(f"{n}={_text(v)}" for n, v in pair["key"].items())
+        values = (f"{n}: {_text(a)} -> {_text(b)}" for n, (a, b) in pair["changes"].items())
         out.line(f"~ {key_text}  {'; '.join(values)}")
-    for sign, rows in (("-", found.removed_rows), ("+", found.added_rows)):
-        for row in rows:
-            out.line(f"{sign} {_text(row)}")
+    for sign, some in (("-", found.removed_rows), ("+", found.added_rows)):
+        for one in some:
+            out.line(f"{sign} {_text(one)}")
     shown = len(found.changed_rows) + len(found.removed_rows) + len(found.added_rows)
     whole = found.changed + found.removed + found.added
     if shown < whole:
-        out.say(f"{shown} of {whole} are shown: data sql shows any of them")
+        out.say(f"{shown} of {whole} are shown: --rows and --offset show others")
 
 
 def _text(value: Any) -> str:

@@ -223,6 +223,32 @@ def test_a_diff_shows_what_changed_and_counts_repeated_keys_once(
     assert row == {"id": 1, "t": "A", "deep": {"x": [1]}}, "values, not their texts"
 
 
+def test_the_rows_of_a_diff_come_in_pages_that_meet(tmp_path: Path, paths: StatePaths) -> None:
+    old: list[dict[str, Any]] = [{"id": n, "t": f"{n % 7}", "deep": {"x": [n]}} for n in range(40)]
+    dataset = put(tmp_path, paths, old)
+    new = [{**row, "t": "new"} if row["id"] % 2 else row for row in old[3:]]
+    put(tmp_path, paths, [*new, *({"id": n, "t": "", "deep": None} for n in range(60, 47, -1))])
+    for key in ((), ("id",)):
+        whole = diff(dataset, 1, 2, key, limit=1_000)
+        pages = [diff(dataset, 1, 2, key, limit=6, offset=n) for n in range(0, 36, 6)]
+        for kind in ("added", "removed", "changed"):
+            rows = [row for page in pages for row in getattr(page, f"{kind}_rows")]
+            assert rows == list(getattr(whole, f"{kind}_rows")), (key, kind)
+            assert len(rows) == getattr(whole, kind), (key, kind)
+            assert len({getattr(page, kind) for page in pages}) == 1, "the figures stay"
+    assert [row["id"] for row in whole.added_rows] == list(range(48, 61)), "by the key"
+    with pytest.raises(BadInput):
+        diff(dataset, 1, 2, offset=-1)
+
+
+def test_two_versions_without_a_common_column(tmp_path: Path, paths: StatePaths) -> None:
+    dataset = put(tmp_path, paths, [{"a": 1}])
+    put(tmp_path, paths, [{"b": 1}, {"b": 2}])
+    found = diff(dataset, 1, 2)
+    assert (found.columns_added, found.columns_removed) == (("b",), ("a",))
+    assert (found.added, found.removed) == (1, 0)
+
+
 def test_a_changed_type_is_told_and_compared_by_its_text(tmp_path: Path, paths: StatePaths) -> None:
     dataset = put(tmp_path, paths, [{"id": 1, "n": 5}, {"id": 2, "n": 6}])
     put(tmp_path, paths, [{"id": 1, "n": "5"}, {"id": 2, "n": "six"}])
@@ -310,6 +336,17 @@ def test_vacuum_keeps_tags_lineage_and_the_newest(tmp_path: Path, paths: StatePa
     assert [rows_of(dataset, n) for n in (1, 2, 4)] == [[{"id": 1}], [{"id": 2}], [{"id": 4}]]
     with pytest.raises(NotFound, match="can't be restored"):
         restore(dataset, 3)
+    for dry_run in (True, False):
+        assert vacuum(dataset, 0, dry_run=dry_run).files == 0, "they are gone already"
+    for work in (
+        lambda: rows_page(dataset, 3),
+        lambda: statistics(dataset, 3),
+        lambda: diff(dataset, 3, 4),
+        lambda: export(dataset, 3, tmp_path / "gone.jsonl"),
+    ):
+        with pytest.raises(NotFound, match="v3 of tickets are gone"):
+            work()
+    assert not list(tmp_path.glob("*gone*"))
 
 
 def test_a_published_version_is_the_same_artifact_and_verified(
