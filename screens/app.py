@@ -19,6 +19,7 @@ from screens.actions import SCREEN_NAMES, bindings
 from screens.bridge import Bridge
 from screens.garbage import COLLECT_AFTER_S, collect_garbage, forget_closed_widgets
 from screens.messages import BridgeTrouble, EngineChanged
+from screens.resuming import come_back
 from screens.settings import UiSettings, load_settings
 from screens.typeahead import TypeAhead
 
@@ -93,6 +94,7 @@ class WorkbenchApp(TypeAhead):
 
     def on_mount(self) -> None:
         self._handle_signals()
+        come_back(self)
         self.bridge.start()
         for problem in self.settings.problems:
             self.notify(problem, severity="warning", markup=False)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_no_terminal_is_told_the_twin(root: Path) -> None:
 
 _BROKEN = """
 import sys
+import time
 from pathlib import Path
 from engine.api import Workbench
 from screens.app import WorkbenchApp
@@ -138,3 +140,26 @@ def test_quitting_waits_for_no_thread(root: Path, tmp_path: Path) -> None:
         assert session.end() == 0
         assert session.restored
         assert "jobs go on" in session.text
+
+
+def test_stopped_from_outside_and_continued(root: Path) -> None:
+    """Nothing was given up at SIGSTOP: SIGCONT must not begin a second reader beside the first."""
+    with Session.workbench(root) as session:
+        session.wait_for(READY)
+        for _ in range(3):
+            mark = len(session.output)
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                session.signal(number)
+            # the terminal is taken again (keys of before are dropped), then all is drawn
+            end = time.monotonic() + PATIENCE_S
+            while (taken := session.output.find(b"\x1b[?1049h", mark)) < 0:
+                assert time.monotonic() < end, "the terminal was not taken again"
+                time.sleep(0.02)
+            session.wait_for(READY, taken)
+        # every key is read by the one reader that there is
+        for key, title in (("2", "Recipes"), ("8", "System"), ("1", READY)):
+            mark = session.press(key)
+            session.wait_for(title, mark)
+        session.press("\x11")
+        assert session.end() == 0
+        assert session.restored
