@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import DoesNotFit, MissingPart
 from recipes.finetune.batch_size import halve_batch
+from recipes.finetune.memory import keep_few_primitives
 from recipes.finetune.schema import FinetuneSpec
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(ctx: StepContext) -> StepResult:
         raise TypeError(f"finetune was given a {type(spec).__name__}")
     # before torch is imported: spinning threads beside any busy process cost a factor of 2 to 30
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_few_primitives()
     if spec.train.distributed.processes > 1:
         from recipes.finetune.distributed import train_together
 

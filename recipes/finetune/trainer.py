@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import OutOfSpace
 from recipes.finetune.group import group_of
 from recipes.finetune.loss import can_select, give_loss, selective_loss
+from recipes.finetune.memory import GIVE_BACK_EVERY, give_back
 from recipes.finetune.watching import Watch
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def watch_callback(watch: Watch) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             step = state.global_step
             control.should_save = watch.step_ended(step)
+            if step % GIVE_BACK_EVERY == 0:
+                give_back(watch.ctx.device)
             if watch.ctx.should_stop:
                 watch.stopping = True
                 control.should_training_stop = True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from engine.errors import StepFailed
 from engine.worker.checkpoints import mark_complete, prune
 from recipes.finetune.group import RankContext, group_of
-from recipes.finetune.memory import peak_memory_bytes
+from recipes.finetune.memory import give_back, peak_memory_bytes
 
 if TYPE_CHECKING:
     from engine.worker.context import StepContext
@@ -227,6 +227,7 @@ class Watch:
             due = due or step % max(self.total // 10, 1) == 0
         if not due or any(done == step for done, _ in self.eval_losses):
             return
+        give_back(self.ctx.device)
         began = time.monotonic()
         value = self.measure()
         best = min((loss for _, loss in self.eval_losses), default=math.inf)
