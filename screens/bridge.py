@@ -132,11 +132,15 @@ class Bridge:
         if self._dirty and self.jobs_target is not None:
             self._dirty = False
             self._read_list()
-        watched = self._watched
-        if watched is None or self.jobs_target is None:
+        if self._watched is None or self.jobs_target is None:
             return
-        if self._detail_dirty:
+        with self._lock:
+            # as one: another job that is watched between the two would never be read
+            watched, dirty = self._watched, self._detail_dirty
             self._detail_dirty = False
+        if watched is None:
+            return
+        if dirty:
             self._read_job(watched)
         if time.monotonic() - self._events_at >= EVENTS_EVERY:
             self._events_at = time.monotonic()
@@ -160,9 +164,8 @@ class Bridge:
                 break
         self._read_for, self._read = same, (tuple(jobs), page.next_key)
         found = (tuple(jobs), page.next_key is not None)
-        if found != self._page:
+        if found != self._page and self._tell(JobsChanged(*found)):
             self._page = found
-            self._tell(JobsChanged(*found))
 
     def _read_job(self, job_id: str) -> None:
         jobs = self._workbench.jobs
@@ -183,9 +186,9 @@ class Bridge:
                 if self._watched != job_id:
                     return
                 moved = page.next_offset != self._offset
+                if page.events and not self._tell(JobEvents(job_id, page.events, moved)):
+                    return  # the screen was left: they are read again when it comes back
                 self._offset = page.next_offset
-            if page.events:
-                self._tell(JobEvents(job_id, page.events, moved))
             if not moved:
                 return
 
@@ -200,10 +203,10 @@ class Bridge:
         if changed:
             self._app.post_message(EngineChanged(status))
 
-    def _tell(self, message: JobsChanged | JobChanged | JobEvents) -> None:
+    def _tell(self, message: JobsChanged | JobChanged | JobEvents) -> bool:
+        """Whether there is a screen that hears it."""
         target = self.jobs_target
-        if target is not None:
-            target.post_message(message)
+        return target is not None and target.post_message(message)
 
     def _tell_trouble(self, error: Exception) -> None:
         if str(error) == self._trouble:
