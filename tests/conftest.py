@@ -6,9 +6,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.support.room import roomy_disk
 from tests.support.tiny_model import tiny_chat, tiny_model
 
-__all__ = ["tiny_chat", "tiny_model"]
+__all__ = ["roomy_disk", "tiny_chat", "tiny_model"]
 
 # Examples are not timed: on a busy machine one may take seconds. They are the same in every run,
 # so that a run that failed can be repeated; MODELOPS_HYPOTHESIS=search draws others each time.

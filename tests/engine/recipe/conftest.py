@@ -40,7 +40,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roomy_disk: None) -> Bench:
     rows = [
         {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "y"}]}
         for i in range(6)

@@ -248,6 +248,7 @@ def test_targets_are_checked_against_the_loaded_model(tiny_model: Path) -> None:
     assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in caught.value.why
 
 
+@pytest.mark.usefixtures("roomy_disk")
 def test_every_method_has_a_ready_recipe_that_is_valid(tmp_path: Path) -> None:
     found = {}
     for file in READY.glob("*.toml"):
