@@ -174,7 +174,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("export-data", "e", "Write this version to a file", "data"),
     Action("remove-data", "d", "Remove the dataset with all its versions", "data"),
     Action("sql", "Q", "Ask in SQL", "data"),
-    Action("tag-data", "t", "Name this version", "data"),
+    Action("tag-data", "t", "Name this version, or take a name away", "data"),
+    Action("vacuum-data", "V", "Free what only old versions need", "data"),
     # registry
     Action(
         "promote", "p", "Promote to the next stage, through its gates", "registry", label="promote"

@@ -133,8 +133,8 @@ def version_table(versions: Sequence[dict[str, Any]], width: int) -> list[Line]:
     return lines
 
 
-def diff_lines(found: Mapping[str, Any], width: int) -> list[Line]:
-    """What ``data diff --json`` tells: the counts, the columns, the rows that it names."""
+def diff_lines(found: Mapping[str, Any], width: int, *, offset: int = 0) -> list[Line]:
+    """What ``data diff --json`` tells: the counts, the columns, a page of rows from ``offset``."""
     counts = [(found["added"], "added", "good"), (found["removed"], "removed", "bad")]
     counts += [(found["changed"], "changed", "warn")] if found["key"] else []
     head: Line = [(f"v{found['old']} -> v{found['new']}: ", "bold")]
@@ -169,8 +169,9 @@ def diff_lines(found: Mapping[str, Any], width: int) -> list[Line]:
     if not whole and len(lines) == 1:
         lines.append([("the rows are the same", "dim")])
     if shown < whole:
-        told = f"{number(shown)} of {number(whole)} are shown; Q asks for any of them in SQL"
-        lines += [[], [(told, "dim")]]
+        where = f", from row {number(offset + 1)} of each kind" if offset else ""
+        told = f"{number(shown)} of {number(whole)} are on this page{where}"
+        lines[1:1] = [[(told, "dim")]]
     return lines
 
 

@@ -167,7 +167,11 @@ class DataScreen(DataHistory):
             return
 
         def named(path: str) -> None:
-            source = Path(path).expanduser()
+            try:
+                source = Path(path).expanduser()
+            except RuntimeError as error:  # ~nobody
+                self.say(f"{path}: {error}")
+                return
             self.ask_line(
                 "Name of the dataset",
                 "An existing name gets a new version.",
@@ -204,25 +208,6 @@ class DataScreen(DataHistory):
     def on_paged_table_moved(self, event: PagedTable.Moved) -> None:
         self._offset = 0
         super().on_paged_table_moved(event)
-
-    def action_tag_data(self) -> None:
-        if not isinstance(self.item, DatasetView):
-            self.say("only a dataset of your own can be tagged")
-            return
-        ref = self._ref(self.item)
-
-        def tag(name: str) -> None:
-            self.in_thread(
-                "tag",
-                partial(self.workbench.data.tag, ref, name),
-                lambda _: self._tagged(f"{ref} is {name} now"),
-            )
-
-        self.ask_line(f"Tag for {ref}", "A tag moves when it is given again.", tag)
-
-    def _tagged(self, told: str) -> None:
-        self.say(told)
-        self.action_reload()
 
     def action_sql(self) -> None:
         if self.busy():
