@@ -46,10 +46,14 @@ def make_server(ascii_only: bool = False, port: int = 0, token: str = "") -> tup
             why="it is not installed",
             hint="pip install 'modelops-tui[web]'",
         ) from error
-    port = port or _free_port()
+    # nobody else is given the port before the server, which imports a second long, takes it
+    reserved = _reserved(port)
+    port = int(reserved.getsockname()[1])
     token = token or secrets.token_urlsafe(24)
 
     class GuardedServer(Server):
+        reserved_port = reserved
+
         async def _make_app(self) -> Any:
             app = await super()._make_app()
             app.middlewares.append(_guard(token, port))
@@ -60,10 +64,20 @@ def make_server(ascii_only: bool = False, port: int = 0, token: str = "") -> tup
     return server, f"http://{HOST}:{port}/?token={token}"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _reserved(port: int) -> socket.socket:
+    """A socket that is bound but does not listen: who also sets SO_REUSEADDR may listen there.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((HOST, port))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _guard(token: str, port: int) -> Any:

@@ -78,9 +78,14 @@ class TypeAhead(App[None]):
             self._look_later(number, place, times + 1)
 
     def _dealt(self, number: int) -> None:
-        if number != self._dealing:
-            return
-        self._dealing = 0
-        if self._typed:
-            # behind what the key has asked the app for, such as another focus
-            self.call_later(self._deal)
+        """The next key goes on behind what this one has asked the app for, such as another focus.
+
+        Until then this one counts as being dealt with: a key that comes now waits as well.
+        """
+        if number == self._dealing:
+            self.call_later(self._next, number)
+
+    async def _next(self, number: int) -> None:
+        if number == self._dealing:
+            self._dealing = 0
+            await self._deal()

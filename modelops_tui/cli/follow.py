@@ -78,9 +78,14 @@ def follow(bench: Workbench, job_id: str, *, stream: bool = False) -> ExitCode:
         stream: write its events to stdout as JSON lines.
     """
     try:
-        view = _watch(bench, job_id, stream)
+        view = watch(bench, job_id, stream)
     except KeyboardInterrupt:
         return detached(job_id)
+    return ended(bench, view, stream=stream)
+
+
+def ended(bench: Workbench, view: JobView, *, stream: bool = False) -> ExitCode:
+    """Show how a job that was watched ended, or that it was paused; its exit status."""
     out.status_clear()
     finish(bench, view, stream=stream)
     return _EXITS.get(view.state, ExitCode.ERROR)
@@ -95,7 +100,8 @@ def detached(job_id: str) -> ExitCode:
     return ExitCode.DETACHED
 
 
-def _watch(bench: Workbench, job_id: str, stream: bool) -> JobView:
+def watch(bench: Workbench, job_id: str, stream: bool) -> JobView:
+    """Tell what a job does until it ends or is paused; ctrl+c comes out of it."""
     view = bench.jobs.get(job_id)
     with bench.jobs.growth(job_id) as growth:
         return _until_over(bench, view, stream, growth)

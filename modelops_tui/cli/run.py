@@ -59,12 +59,13 @@ def command(
             else:
                 out.json_line(asdict(view))
         bench.system.ensure_engine()
+        if detach:
+            out.say(f"hint: `modelops-tui jobs follow {view.id}`")
+            return
+        over = follow.watch(bench, view.id, jsonl)
     except KeyboardInterrupt:
         raise typer.Exit(follow.detached(view.id)) from None
-    if detach:
-        out.say(f"hint: `modelops-tui jobs follow {view.id}`")
-        return
-    raise typer.Exit(follow.follow(bench, view.id, stream=jsonl))
+    raise typer.Exit(follow.ended(bench, over, stream=jsonl))
 
 
 def _show_plan(bench: Workbench, plan: Plan) -> None:

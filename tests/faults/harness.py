@@ -105,6 +105,18 @@ class Harness:
         if self.engine is None or self.engine.poll() is not None:
             self.start_engine(wait=False)
 
+    def answer(self) -> dict[str, Any]:
+        """What the engine that runs says of itself; a busy one may miss a question."""
+        said: list[dict[str, Any]] = []
+
+        def heard() -> bool:
+            found = client.hello(self.paths)
+            said.extend([found] if found is not None else [])
+            return bool(said)
+
+        self.wait_for(heard)
+        return said[0]
+
     def kill_engine(self) -> None:
         if self.engine is not None and self.engine.poll() is None:
             self.engine.send_signal(signal.SIGKILL)

@@ -13,6 +13,7 @@ from engine.api import Workbench
 from engine.paths import StatePaths
 from engine.recipe import prepare
 from recipes.gguf.convert import convert
+from tests.faults.harness import PATIENCE
 from tests.modelops_tui.front_door import FrontDoor
 
 
@@ -76,7 +77,7 @@ def test_a_conversation_by_lines_keeps_what_it_was_told_to(door: FrontDoor, gguf
     done = subprocess.run(
         [sys.executable, "-m", "modelops_tui", "chat", gguf, "--system", "Be brief.",
          "--max-tokens", "4", "--save", "rows.jsonl"],
-        input=talk, capture_output=True, text=True, cwd=door.folder, env=door.env, timeout=120,
+        input=talk, capture_output=True, text=True, cwd=door.folder, env=door.env, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

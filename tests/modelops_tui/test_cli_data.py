@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.harness import PATIENCE
+
 
 @pytest.fixture
 def run(tmp_path: Path):
@@ -16,7 +18,13 @@ def run(tmp_path: Path):
         env = {**os.environ, "MODELOPS_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "modelops_tui", *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=env,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == status, done.stderr
         return done.stdout if status == 0 else done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelops_tui.cli.reference import commands
+from tests.faults.harness import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 BAD = 'kind = "finetune"\nbase = "smollm2"\ndata = { train = "rows.jsonl" }\n[train]\nlr = 7\n'
@@ -24,7 +25,7 @@ def cli(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         env={**os.environ, "MODELOPS_HOME": str(cwd / "state"), **env},
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

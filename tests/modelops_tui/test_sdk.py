@@ -19,7 +19,7 @@ from engine.kinds import load_kinds
 from engine.types.jobs import ENDED_STATES, JobState
 from modelops_tui import Workstation
 from modelops_tui.sdk.workstation import in_thread
-from tests.faults.harness import PLUGIN
+from tests.faults.harness import PATIENCE, PLUGIN
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
 
@@ -66,7 +66,7 @@ async def test_leaving_early_ends_the_thread() -> None:
     stream = in_thread(make)
     assert await anext(stream) == 0
     await stream.aclose()
-    assert await asyncio.to_thread(ended.wait, 5)
+    assert await asyncio.to_thread(ended.wait, PATIENCE)
 
 
 def test_a_workstation_closes_twice(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_recipe_is_run_and_followed(probing: Workstation) -> None:
     seen = [event async for event in probing.afollow(job.id)]
     assert seen == list(probing.follow(job.id))
     assert {"begun", "ended"} <= {event["type"] for event in seen}
-    done = await asyncio.to_thread(probing.wait, job.id, 120)
+    done = await asyncio.to_thread(probing.wait, job.id, PATIENCE)
     assert done.state is JobState.SUCCEEDED
     assert probing.outputs(job.id)["probe.total"] == 3.0
     with pytest.raises(StepFailed, match="failed"):
@@ -128,4 +128,4 @@ def test_waiting_has_an_end_and_the_job_goes_on(probing: Workstation) -> None:
         probing.wait(job.id, 0.3)
     assert probing.jobs.get(job.id).state not in ENDED_STATES
     probing.jobs.cancel(job.id, now=True)
-    assert probing.wait(job.id, 120).state is JobState.CANCELLED
+    assert probing.wait(job.id, PATIENCE).state is JobState.CANCELLED

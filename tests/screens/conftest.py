@@ -6,13 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.app import App
+from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
 from screens.app import WorkbenchApp
 from screens.dialogs import TextDialog
 from screens.settings import UiSettings
+from screens.typeahead import TypeAhead
 from screens.widgets.text_pane import TextPane
 from tests.screens.seeded import NOW, Seed, seed_all
 
@@ -20,6 +24,39 @@ from tests.screens.seeded import NOW, Seed, seed_all
 @pytest.fixture
 def seed(tmp_path: Path) -> Seed:
     return seed_all(tmp_path / "state")
+
+
+async def settled(app: App[Any]) -> None:
+    """Until every key was dealt with and no widget has anything left to do.
+
+    A pilot's keys and pauses go by the clocks: a process that gets no CPU looks idle to them. What
+    is read in threads is not waited for.
+    """
+    end = time.monotonic() + 10  # a widget may rightly wait for something, its queue behind it
+    looks, quiet = 0, 0
+    while quiet < 3 and app.is_running and not app._exit and time.monotonic() < end:
+        await asyncio.sleep(0 if looks < 50 else 0.002)
+        looks, quiet = looks + 1, 0 if _at_work(app) else quiet + 1
+
+
+def _at_work(app: App[Any]) -> bool:
+    if isinstance(app, TypeAhead) and (app._dealing or app._typed):
+        return True
+    pumps: list[MessagePump] = [app, *app._registry]
+    return any(pump.message_queue_size or pump._next_callbacks for pump in pumps)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilots whose keys and pauses end when the app has done what they ask for."""
+    for name in ("press", "pause"):
+        plain = getattr(Pilot, name)
+
+        async def waits(pilot: Pilot[Any], *words: Any, _plain: Any = plain) -> None:
+            await _plain(pilot, *words)
+            await settled(pilot.app)
+
+        monkeypatch.setattr(Pilot, name, waits)
 
 
 def reads(app: WorkbenchApp) -> bool:
@@ -45,6 +82,8 @@ async def until(pilot: Pilot[None], true: Callable[[], bool], what: str = "") ->
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if true():
+            # a dialog that is shown may not have its widgets yet
+            await settled(pilot.app)
             return
         await pilot.pause(0.02)
     raise AssertionError(f"it never came true: {what}")

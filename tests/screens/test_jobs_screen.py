@@ -20,6 +20,7 @@ from screens.widgets.key_hints import KeyHints
 from screens.widgets.text_pane import TextPane
 from tests.screens.conftest import make_app, reads, ready, until
 from tests.screens.seeded import Seed
+from tests.screens.test_sync import listen
 
 
 def jobs_screen(app: Any) -> JobsScreen:
@@ -187,12 +188,12 @@ async def test_delete_two_selected(seed: Seed) -> None:
 
 async def test_a_running_job_is_not_deleted(seed: Seed) -> None:
     app = make_app(seed)
+    heard = listen(app)
     async with app.run_test() as pilot:
         await choose(pilot, seed, "house-style")
         await pilot.press("d")
-        await pilot.pause()
+        await until(pilot, lambda: any("cancel it first" in told for told in heard), "refused")
         assert not isinstance(app.screen, ConfirmDialog)
-        assert any("cancel it first" in note.message for note in app._notifications)
 
 
 async def test_filter_escape_and_letters_in_the_field(seed: Seed) -> None:
@@ -254,9 +255,9 @@ async def test_help_palette_and_command(seed: Seed) -> None:
         await choose(pilot, seed, "night-run")
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpDialog) and reads(app))
-        text = app.screen.query_one(TextPane).text
-        assert "Cancel the job" in text
-        assert "Next row" in text
+        pane = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "Cancel the job" in pane.text, "its text")
+        assert "Next row" in pane.text
         await pilot.press("escape", "y")
         await until(pilot, lambda: isinstance(app.screen, CommandDialog))
         dialog = cast(CommandDialog, app.screen)

@@ -100,7 +100,11 @@ async def test_the_verify_pane_shows_what_v_found(tmp_path: Path) -> None:
         screen.load_pane()
         await until(pilot, lambda: "no: v reads every byte" in pane.text, "not every byte yet")
         await pilot.press("v")
-        await until(pilot, lambda: "no: v reads" not in pane.text, "every byte was read")
+        await until(
+            pilot,
+            lambda: "✓ verified" in pane.text and "no: v reads" not in pane.text,
+            "every byte was read",
+        )
         screen.deck.show("events")
         screen.show_crumbs()
         assert "History" in str(screen.top_bar.render()), "a pane has one name"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from textual.pilot import Pilot
 
 from screens.app import WorkbenchApp
 from screens.settings import UiSettings
-from tests.screens.conftest import make_app, ready, until
+from tests.screens.conftest import make_app, ready, unhurried, until
 from tests.screens.seeded import Seed, seed_all
+
+__all__ = ["unhurried"]
 
 SMALL, LARGE = (80, 24), (120, 36)
 KEPT = Path(__file__).parent / "__snapshots__" / "test_pictures"
@@ -25,8 +27,11 @@ Before = Callable[[Pilot[None]], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
     time.tzset()
 
 

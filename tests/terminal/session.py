@@ -72,9 +72,12 @@ class Session:
     def _read(self) -> None:
         while True:
             try:
+                # looked at first: what it drew last may come between a look at the terminal and
+                # one at the process
+                ended = self.process.poll() is not None
                 ready, _, _ = select.select([self.master], [], [], 0.2)
                 if not ready:
-                    if self.process.poll() is not None:
+                    if ended:
                         return
                     continue
                 data = os.read(self.master, 65536)
@@ -94,10 +97,12 @@ class Session:
         """Until ``text`` was drawn after ``since`` bytes of output."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
+            # what is drawn last is read before the reader ends, and so before this last look
+            over = not self._reader.is_alive()
             drawn = _ESCAPES.sub(b"", bytes(self.output[since:])).decode("utf-8", "replace")
             if text in drawn:
                 return
-            if self.process.poll() is not None:
+            if over:
                 break
             time.sleep(0.05)
         raise AssertionError(
@@ -119,7 +124,7 @@ class Session:
     def end(self) -> int:
         """Wait for the program; its exit status (negative: killed by that signal)."""
         code = self.process.wait(timeout=PATIENCE_S)
-        self._reader.join(timeout=5)
+        self._reader.join(timeout=PATIENCE_S)
         return code
 
     @property

@@ -82,11 +82,11 @@ def test_a_job_deleted_under_it(seed: Seed) -> None:
         session.press("jj")
         mark = session.press("\t\t")
         session.wait_for("step 120", mark)
+        mark = len(session.output)
         shutil.rmtree(seed.paths.run_dir(seed.ids["house-style"]))
-        mark = len(session.output)
         session.wait_for("the log is gone", mark)
-        seed.conn.execute("DELETE FROM jobs WHERE id=?", (seed.ids["house-style"],))
         mark = len(session.output)
+        seed.conn.execute("DELETE FROM jobs WHERE id=?", (seed.ids["house-style"],))
         session.wait_for("Jobs (6", mark)
         session.press("\x11")
         assert session.end() == 0
@@ -97,13 +97,27 @@ def test_no_descriptor_leaks(root: Path) -> None:
         session.wait_for(READY)
         folder = f"/proc/{session.process.pid}/fd"
 
-        def walk() -> None:
-            mark = session.press("jjj\t\t\t\t\t\t\t\tkkk82481")
+        def walk() -> int:
+            """Over all panes and some screens; the most descriptors within a second after it."""
+            session.press("jjj" + 8 * "\t" + "kkk")
+            for key, title in (
+                ("8", "System"),
+                ("2", "Recipes"),
+                ("4", "Registry"),
+                ("8", "System"),
+            ):
+                mark = session.press(key)
+                session.wait_for(title, mark)
+            mark = session.press("1")
             session.wait_for("Jobs (", mark)
-            time.sleep(0.5)
+            most = 0
+            for _ in range(10):
+                most = max(most, len(os.listdir(folder)))
+                time.sleep(0.1)
+            return most
 
         walk()
-        before = len(os.listdir(folder))
+        before = walk()
         for _ in range(3):
             walk()
         end = time.monotonic() + PATIENCE_S
