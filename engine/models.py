@@ -103,6 +103,25 @@ def resolve_model(ref: str, paths: StatePaths) -> ModelLocation:
     return _resolve(ref.strip(), paths, depth=0)
 
 
+def find_model(ref: str, paths: StatePaths) -> None:
+    """Whether ``ref`` leads to a model, without reading what the registry keeps of it.
+
+    Raises:
+        ModelOpsError: what :func:`resolve_model` raises for a name that leads nowhere.
+    """
+    ref = ref.strip()
+    if packaged_model(ref) is None and not _looks_like_a_path(ref) and paths.registry.exists():
+        from engine.registry import Registry
+
+        try:
+            Registry.open(paths).resolve(ref)
+        except NotFound:
+            pass  # a folder or a hub id may be meant; else the error that names what is near
+        else:
+            return
+    resolve_model(ref, paths)
+
+
 def packaged_model(name: str) -> PackagedModel | None:
     """The packaged model of that short name or alias (any case), or None."""
     wanted = name.lower()

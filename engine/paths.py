@@ -82,6 +82,10 @@ class StatePaths:
         return self.root / "datasets"
 
     @property
+    def kept(self) -> Path:
+        return self.root / "kept"
+
+    @property
     def indexes(self) -> Path:
         return self.root / "indexes"
 

@@ -197,7 +197,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("second-model", "m", "Choose the models", "chat", label="models"),
     Action("sampling", "s", "Temperature and the other sampling settings", "chat"),
     Action("stop-answer", "x", "Stop the answer", "chat", label="stop"),
-    Action("new-chat", "n", "Begin again", "chat"),
+    Action("system-prompt", "p", "The system prompt", "chat", label="system"),
+    Action("keep-answer", "S", "Keep the conversation as a row of a dataset", "chat", label="keep"),
+    Action("prefer-left", "a", "The left answer was better: keep the pair", "chat"),
+    Action("prefer-right", "b", "The right answer was better: keep the pair", "chat"),
+    Action("add-kept", "W", "Add the kept rows to their datasets", "chat"),
+    Action("kept-datasets", "D", "Which datasets get the kept rows", "chat"),
+    Action("new-chat", "c", "Begin again", "chat", label="new"),
     Action("show-prompt", "P", "The exact prompt as sent", "chat"),
     # serve
     Action(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.api.backends import Backends
     from engine.api.data import Data
     from engine.api.jobs import Jobs
+    from engine.api.kept import Kept
     from engine.api.rag import Rag
     from engine.api.recipes import Recipes
     from engine.api.serving import Serving
@@ -63,6 +64,13 @@ class Workbench:
         from engine.api.data import Data
 
         return Data(self.paths)
+
+    @cached_property
+    def kept(self) -> Kept:
+        """Rows kept from chats until they become a version of a dataset."""
+        from engine.api.kept import Kept
+
+        return Kept(self.paths)
 
     @cached_property
     def rag(self) -> Rag:

@@ -272,6 +272,17 @@ class Serving:
 
     # -- chat -------------------------------------------------------------------------------------
 
+    def find(self, target: str) -> None:
+        """Whether ``target`` is a deployment or a model to chat with; nothing is loaded.
+
+        Raises:
+            ModelOpsError: it leads nowhere, with the nearest names.
+        """
+        from engine.models import find_model
+
+        if not (_could_be_name(target) and records.exists(self._paths, target)):
+            find_model(target, self._paths)
+
     def chat(
         self,
         target: str,

@@ -14,6 +14,7 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import BadInput, ModelOpsError
+from engine.types.chats import conversation_row, preference_row
 from engine.types.serving import ChatMessage, ChatPiece, Sampling
 from modelops_tui.cli.chat_streams import Quiet, together, view_for
 from modelops_tui.cli.output import out
@@ -75,9 +76,10 @@ def command(
     if prefer and save is None and not dataset:
         raise BadInput("--prefer needs a place to keep the pair", hint="--save or --dataset")
     sides = [Side("a", model)] + ([Side("b", beside)] if beside else [])
-    keeper = _Keeper(save, dataset)
+    bench = Workbench()
+    keeper = _Keeper(bench, save, dataset)
     talk = _Talk(
-        Workbench(), sides, Sampling(temperature, top_p, max_tokens, seed), system, keeper, as_json
+        bench, sides, Sampling(temperature, top_p, max_tokens, seed), system, keeper, as_json
     )
     try:
         for text in asked:
@@ -89,8 +91,8 @@ def command(
         if not asked:
             _loop(talk, show_prompt)
     finally:
-        talk.bench.serving.close()
-        keeper.publish(talk.bench)
+        bench.serving.close()
+        keeper.publish()
 
 
 def _loop(talk: _Talk, show_prompt: bool) -> None:
@@ -195,29 +197,23 @@ class _Talk:
         )
 
     def keep_answer(self) -> None:
-        """Append the conversations as chat rows."""
+        """Keep the conversations as chat rows."""
         for side in self.sides:
             if side.answer:
-                self._keeper.keep({"messages": [turn.to_json() for turn in side.turns]})
+                self._keeper.keep(conversation_row(side.turns))
 
     def keep_preference(self, better: str) -> None:
-        """Append ``chosen``/``rejected`` for the last question."""
+        """Keep ``chosen`` and ``rejected`` for the last question."""
         if len(self.sides) != 2 or not all(side.answer for side in self.sides):
             out.say("a preference needs two answers: start with --beside MODEL and ask something")
             return
-        good = self.sides[0] if better == "a" else self.sides[1]
-        bad = self.sides[1] if better == "a" else self.sides[0]
-        if good.answer.strip() == bad.answer.strip():
-            out.say("both answers are the same: nothing to prefer, not kept")
+        good, bad = self.sides if better == "a" else reversed(self.sides)
+        try:
+            row = preference_row(good.turns, bad.turns)
+        except BadInput as error:
+            out.say(error.what)
             return
-        prompt = [turn.to_json() for turn in good.turns[:-1]]
-        self._keeper.keep(
-            {
-                "prompt": prompt,
-                "chosen": [good.turns[-1].to_json()],
-                "rejected": [bad.turns[-1].to_json()],
-            }
-        )
+        self._keeper.keep(row)
         # both go on from the better answer: the next preference has one common prompt
         bad.turns[:] = list(good.turns)
 
@@ -225,10 +221,11 @@ class _Talk:
 class _Keeper:
     """Where rows worth keeping go: a JSONL file, a dataset, or both."""
 
-    def __init__(self, file: Path | None, dataset: str) -> None:
+    def __init__(self, bench: Workbench, file: Path | None, dataset: str) -> None:
+        self._bench = bench
         self._file = file
         self._dataset = dataset
-        self._rows: list[dict[str, Any]] = []
+        self._any = False
 
     @property
     def wanted(self) -> bool:
@@ -236,31 +233,26 @@ class _Keeper:
         return self._file is not None or bool(self._dataset)
 
     def keep(self, row: dict[str, Any]) -> None:
-        """Append a row to the file at once, and remember it for the dataset."""
+        """Write a row down at once, in the file and for the dataset."""
         if not self.wanted:
             out.say("nowhere to save: start with --save FILE.jsonl or --dataset NAME")
             return
-        self._rows.append(row)
+        if self._dataset:
+            count = self._bench.kept.keep(self._dataset, row)
+            self._any = True
+            out.say(f"kept for {self._dataset} ({count} waiting)")
         if self._file is not None:
             with open(self._file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.say(f"kept in {self._file}")
 
-    def publish(self, bench: Workbench) -> None:
+    def publish(self) -> None:
         """Make a version of the dataset with the kept rows added."""
-        if not self._dataset or not self._rows:
+        if not self._any:
             return
-        from tempfile import TemporaryDirectory
-
-        known = self._dataset in {view.name for view in bench.data.list()}
-        with TemporaryDirectory() as folder:
-            source = Path(folder) / "chat.jsonl"
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
-            source.write_text("".join(lines), encoding="utf-8")
-            version, _ = bench.data.import_file(
-                source,
-                self._dataset,
-                mode="append" if known else "overwrite",
-                message=f"{len(lines)} rows kept in a chat",
-            )
-        out.say(f"{len(lines)} rows added: {self._dataset}@{version.version}")
+        try:
+            version = self._bench.kept.add(self._dataset)
+        except ModelOpsError as error:
+            error.hint = f"the rows wait: `modelops-tui data kept {self._dataset} --add`"
+            raise
+        out.say(f"rows added: {self._dataset}@{version.version}, {version.rows} rows now")

@@ -13,9 +13,12 @@ import typer
 
 from engine.api import Workbench
 from engine.errors import NotFound
+from modelops_tui.cli import kept
 from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Datasets: import, versions, SQL, reports.", no_args_is_help=True)
+
+app.command("kept")(kept.command)
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Write CSV.")]

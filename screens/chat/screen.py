@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -15,13 +16,14 @@ from textual.widgets import Input
 from engine.errors import ModelOpsError
 from engine.types.serving import ChatMessage, ChatPiece, Sampling
 from screens.actions import bindings
+from screens.chat.keeping import ChatKeeping
 from screens.chat.session import Conversation, sampling_of
 from screens.dialogs import LineDialog, TextDialog
-from screens.frame import WorkScreen
 from screens.prose import paragraph
 from screens.text import Line
 from screens.widgets.text_pane import TextPane
 
+_WRITE = "write a message; enter sends it, esc leaves the field"
 #: Seconds between repaints of a streamed answer: a slow line gets 5 a second at most.
 REPAINT_S = 0.2
 
@@ -37,7 +39,7 @@ class Pieces(Message):
     over: bool = False
 
 
-class ChatScreen(WorkScreen):
+class ChatScreen(ChatKeeping):
     """The models run in a service process or a deployment; this only shows what they say."""
 
     NAME = "chat"
@@ -46,18 +48,26 @@ class ChatScreen(WorkScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.talks: list[Conversation] = []
         self.sampling = Sampling()
+        self.system = ""
         self._stops: list[threading.Event] = []
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="chats"):
             yield TextPane(id="chat-0", classes="chat")
             yield TextPane(id="chat-1", classes="chat second")
-        yield Input(id="message", placeholder="write a message, enter sends it", compact=True)
+        yield Input(
+            id="message",
+            placeholder=_WRITE,
+            compact=True,
+        )
 
     def on_mount(self) -> None:
         self.query_one("#chat-1").display = False
+        self._show()
+        self.look_for_kept()
+
+    def refresh_chat(self) -> None:
         self._show()
 
     def first_list(self) -> TextPane:
@@ -75,13 +85,12 @@ class ChatScreen(WorkScreen):
         if not self.talks:
             self.action_second_model()
             return
-        if any(talk.answering for talk in self.talks):
-            self.say("an answer is still coming; x stops it")
+        if self._busy():
             return
         event.input.value = ""
         self._stops = [threading.Event() for _ in self.talks]
         for column, talk in enumerate(self.talks):
-            turns = talk.ask(text)
+            turns = talk.ask(text, self.system)
             self.run_worker(
                 partial(self._stream, column, talk.turn, talk.model, turns, self._stops[column]),
                 thread=True,
@@ -144,18 +153,40 @@ class ChatScreen(WorkScreen):
         self._show()
 
     def action_second_model(self) -> None:
-        """Ask which model, or two with a space between them."""
+        """Ask which model, or two with a space between them; they are looked up at once."""
 
         def chosen(text: str | None) -> None:
-            if text:
-                self.action_stop_answer()
-                self.talks = [Conversation(model) for model in text.split()[:2]]
-                self._show()
-                self.query_one("#message").focus()
+            names = (text or "").split()
+            if len(names) > 2:
+                self.say(f"{len(names)} models: at most two can answer side by side")
+            elif names:
+                self.in_thread("models", partial(find, names), lambda _: self._begin(names))
+
+        def find(names: list[str]) -> None:
+            for name in names:
+                self.workbench.serving.find(name)
 
         now = " ".join(talk.model for talk in self.talks) or "smollm2-135m-instruct"
-        hint = "A name of the registry (support-bot@prod), a file, or two of them side by side"
+        hint = "A deployment, a name of the registry (support-bot@prod), a file; or two of them"
         self.app.push_screen(LineDialog("Model, or two models", hint, now), chosen)
+
+    def _begin(self, models: list[str]) -> None:
+        self.action_stop_answer()
+        self.talks = [Conversation(model) for model in models]
+        self._show()
+        self.query_one("#message").focus()
+
+    def action_system_prompt(self) -> None:
+        """What is said to the models before the first message."""
+
+        def chosen(text: str | None) -> None:
+            if text is not None:
+                self.system = text.strip().replace("\\n", "\n")
+                self._show()
+
+        hint = "Sent before the first message, from the next one on; \\n begins a line, empty: none"
+        now = self.system.replace("\n", "\\n")
+        self.app.push_screen(LineDialog("System prompt", hint, now), chosen)
 
     def action_sampling(self) -> None:
         """Temperature and the other settings of the next answers."""
@@ -190,11 +221,19 @@ class ChatScreen(WorkScreen):
             pane.show(talk.lines)
             pane.scroll_end(animate=False)
         names = " | ".join(talk.model for talk in self.talks)
-        self.top_bar.set_crumbs("Chat", names, f"temperature {self.sampling.temperature:g}")
+        drawn = f"temperature {self.sampling.temperature:g}"
+        self.top_bar.set_crumbs("Chat", names, drawn, self.kept_crumb)
 
     def command_twin(self) -> str:
-        model = self.talks[0].model if self.talks else "smollm2-135m-instruct"
-        return f"modelops-tui chat {model}"
+        names = [talk.model for talk in self.talks] or ["smollm2-135m-instruct"]
+        words = ["modelops-tui", "chat", names[0]]
+        words += ["--beside", names[1]] if len(names) > 1 else []
+        words += ["--system", self.system] if self.system else []
+        plain = asdict(Sampling())
+        for name, value in asdict(self.sampling).items():
+            if value != plain[name] and name != "stop":
+                words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+        return shlex.join(words)
 
 
 def _empty_lines(width: int) -> list[Line]:
@@ -203,7 +242,8 @@ def _empty_lines(width: int) -> list[Line]:
         [],
         *paragraph(
             "Write a message, or press esc and m, to choose one: the packaged small model, a file,"
-            " or an artifact of the registry. Two names answer side by side.",
+            " a deployment, or an artifact of the registry. Two names answer side by side; then"
+            " a or b keeps which was better, as a row that DPO trains on.",
             min(width, 76),
         ),
     ]

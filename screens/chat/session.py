@@ -9,6 +9,8 @@ from engine.types.serving import ChatMessage, ChatPiece, Sampling
 from screens.prose import paragraph
 from screens.text import Line
 
+_STYLES = {"user": "accent", "system": "dim"}
+
 
 @dataclass
 class Conversation:
@@ -23,8 +25,17 @@ class Conversation:
     stats: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
-    def ask(self, text: str) -> tuple[ChatMessage, ...]:
-        """Add a question; returns all turns, as they are to be sent."""
+    def ask(self, text: str, system: str = "") -> tuple[ChatMessage, ...]:
+        """Add a question; returns all turns, as they are to be sent.
+
+        Args:
+            text: the question.
+            system: the system prompt; it stands before the first question, empty: none does.
+        """
+        if self.turns and self.turns[0].role == "system":
+            del self.turns[0]
+        if system:
+            self.turns.insert(0, ChatMessage("system", system))
         self.turns.append(ChatMessage("user", text))
         self.answer, self.answering, self.problem = "", True, ""
         self.stats = {}
@@ -53,7 +64,7 @@ class Conversation:
         lines: list[Line] = [[(self.model, "head")]]
         for turn in self.turns:
             lines.append([])
-            lines += paragraph(turn.content, width, "accent" if turn.role == "user" else "")
+            lines += paragraph(turn.content, width, _STYLES.get(turn.role, ""))
         if self.answering:
             lines += [
                 [],

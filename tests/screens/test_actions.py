@@ -66,6 +66,15 @@ def test_no_key_twice_in_a_place_and_none_forbidden() -> None:
             assert not screens, f"{key} means something else on {screens}"
 
 
+def test_a_screen_of_texts_takes_no_key_that_a_text_takes() -> None:
+    """The focused text would get it first, and the screen never."""
+    keys = {
+        place: {key for a in ACTIONS if a.where == place for key in a.keys.split(",")}
+        for place in ("chat", "text")
+    }
+    assert not keys["chat"] & keys["text"]
+
+
 def test_the_document_is_current() -> None:
     assert (ROOT / "docs" / "keys.md").read_text() == keys_document()
 
