@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bucket(s3: str, credentials: None, tmp_path: Path) -> str:
+def bucket(s3: str, credentials: None) -> str:
     """An address of its own for each test."""
-    return f"s3://models/{tmp_path.name.replace('_', '-')}?endpoint={s3}"
+    return f"s3://models/{uuid.uuid4().hex}?endpoint={s3}"
 
 
 @pytest.fixture(scope="session")
