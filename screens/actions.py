@@ -192,6 +192,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("answer-model", "m", "Choose who answers", "ask", label="model"),
     Action("new-talk", "c", "Begin a new conversation", "ask", label="new"),
     Action("sync-index", "u", "Bring the index up to date with its folder", "ask", label="sync"),
+    Action("rebuild-index", "U", "Build the index anew beside the old one, then switch", "ask"),
+    Action("new-index", "a", "Index another folder", "ask"),
+    Action("remove-index", "d", "Remove the index", "ask"),
+    Action("file-chunks", "o", "The chunks of a file, their offsets and words", "ask"),
+    Action("ask-filter", "F", "Ask only some documents: by path, tag, day", "ask"),
     # chat
     Action("write", "i", "Write a message", "chat", label="write"),
     Action("second-model", "m", "Choose the models", "chat", label="models"),

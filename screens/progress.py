@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from engine.errors import ModelOpsError
-from screens.text import ASCII, UNICODE, Glyphs, Line, bar, duration, printable, size
+from screens.text import ASCII, UNICODE, Glyphs, Line, bar, duration, number, printable, size
 from screens.widgets.text_pane import TextPane
 
 #: Seconds between two looks at the work.
@@ -40,15 +40,21 @@ class Task:
         title: what is done, to what.
         stopped_means: what is true when it was stopped.
         on_stop: what ends the work at once, where it can't look at ``stopping`` by itself.
+        unit: what is counted; empty: bytes.
     """
 
     def __init__(
-        self, title: str, stopped_means: str = "", on_stop: Callable[[], None] | None = None
+        self,
+        title: str,
+        stopped_means: str = "",
+        on_stop: Callable[[], None] | None = None,
+        unit: str = "",
     ) -> None:
         self.title, self.stopped_means = title, stopped_means
         self.phase, self.thing = "", ""
         self.done = self.total = 0
-        """Bytes."""
+        """In ``unit``."""
+        self.unit = unit
         self.over = False
         self.stopping = False
         self.watch: Callable[[], None] | None = None
@@ -85,7 +91,7 @@ class Task:
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second over the last looks; None while unknown."""
+        """Of its unit a second, over the last looks; None while unknown."""
         if len(self._marks) < 2:
             return None
         (before, had), (now, has) = self._marks[0], self._marks[-1]
@@ -104,13 +110,19 @@ class Task:
             share = self.done / self.total
             room = max(10, width - 6)
             lines.append([(bar(share, room, glyphs), "accent"), (f" {share:>4.0%}", "bold")])
-            rate = f"{size(self.rate)}/s" if self.rate is not None else "-"
-            figures = f"{size(self.done)} of {size(self.total)}   {rate}"
+            rate = f"{self._amount(self.rate)}/s" if self.rate is not None else "-"
+            whole = f"{self._amount(self.total)} {self.unit}".rstrip()
+            figures = f"{self._amount(self.done)} of {whole}   {rate}"
             left = self.eta_s
             lines.append([(figures, ""), (f"   {duration(left)} left" if left else "", "")])
         word = "stopping" if self.stopping else self.phase or "comparing"
         lines.append([(word, "warn" if self.stopping else "dim"), (f"  {self.thing}", "")])
         return [*lines, [(f"for {duration(self.elapsed_s)}", "dim")]]
+
+    def _amount(self, count: float) -> str:
+        if not self.unit:
+            return size(count)
+        return number(round(count)) if count >= 10 or count == int(count) else f"{count:.1f}"
 
 
 class ProgressDialog(ModalScreen[None]):

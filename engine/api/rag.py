@@ -42,9 +42,9 @@ class Rag:
 
     def close(self) -> None:
         """End the service process, where one runs."""
-        if "_service" in self.__dict__:
-            self._service.close()
-            del self.__dict__["_service"]
+        service: Service | None = self.__dict__.pop("_service", None)
+        if service is not None:
+            service.close()
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -132,12 +132,26 @@ class Rag:
         """Index a folder now, outside of a job: progress events, then ``{"result": report}``.
 
         Args:
-            folder: a folder, or ``docs`` for the bundled documentation.
+            folder: a folder, ``docs`` for the bundled documentation, or the index's own name for
+                the folder it was made of.
             index: name of the index.
             options: model, language, chunk_tokens, chunk_overlap, include, exclude, tags,
-                follow_links, max_file_mb, rebuild.
+                follow_links, max_file_mb, rebuild. What is not given (or None) is as it was the
+                last time, where that was the same folder.
         """
         yield from self._service.call("sync", folder=folder, index=index, **options)
+
+    def remove(self, name: str) -> int:
+        """Delete an index; artifacts that were made of it stay in the registry.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            NotFound: none of that name.
+            Conflict: a sync of it runs.
+        """
+        return int(self._service.result("remove", index=name))
 
     def watch(self, folder: str, index: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Keep an index up to date until the iterator is closed: ``synced`` after each change.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
-from engine.errors import ModelOpsError
+from engine.errors import BadInput, ModelOpsError
 from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Ask documents: index, search, ask, evaluate.", no_args_is_help=True)
@@ -29,35 +29,74 @@ Until = Annotated[str, typer.Option(help="Only documents of this day or earlier.
 
 @app.command()
 def sync(
-    folder: Annotated[str, typer.Argument(help="A folder, or docs (the bundled documentation).")],
+    folder: Annotated[
+        str, typer.Argument(help="A folder, docs (the bundled documentation), or an index again.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Index (default: folder name).")
     ] = None,
-    model: Annotated[str, typer.Option(help="Embedding model.")] = "all-minilm-l6-v2",
-    language: Annotated[str, typer.Option(help="Language of the documents.")] = "English",
+    model: Annotated[
+        str | None, typer.Option(help="Embedding model (at first: all-minilm-l6-v2).")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the documents (at first: English).")
+    ] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only these globs.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Never these globs.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="GLOB=TAG: tag the documents that fit.")
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a chunk (at first: 128).", min=16, max=4096)
+    ] = None,
+    chunk_overlap: Annotated[
+        int | None, typer.Option(help="Tokens that neighbours share (at first: 32).", min=0)
+    ] = None,
+    follow_links: Annotated[
+        bool | None, typer.Option(help="Follow symbolic links (at first: not).")
+    ] = None,
+    max_file_mb: Annotated[
+        int | None, typer.Option(help="Larger files are left out (at first: 64).", min=1)
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Anew, then switch.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on at every change; ctrl+c.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make an index of a folder, or bring it up to date: only what changed is embedded."""
+    """Make an index of a folder, or bring it up to date: only what changed is embedded.
+
+    What is not given is as it was for this index the last time.
+    """
     out.choose(as_json=as_json)
     index = name or Path(folder).name.lower().replace(" ", "-")
     rag = Workbench().rag
+    options = {
+        "model": model, "language": language, "include": include, "exclude": exclude,
+        "tags": _tags_by_glob(tag), "chunk_tokens": chunk_tokens, "chunk_overlap": chunk_overlap,
+        "follow_links": follow_links, "max_file_mb": max_file_mb,
+    }  # fmt: skip
     if watch:
-        _watch(rag.watch(folder, index, model=model, language=language))
+        _watch(rag.watch(folder, index, **options))
         return
-    events = rag.sync(
-        folder, index, model=model, language=language, include=include, exclude=exclude,
-        rebuild=rebuild,
-    )  # fmt: skip
+    events = rag.sync(folder, index, rebuild=rebuild, **options)
     for event in events:
         if "result" in event:
             out.status_end()
             _show_report(index, event["result"])
         else:
             out.status(f"{event['done']}/{event['total']} files  {event['name']}")
+
+
+def _tags_by_glob(words: list[str] | None) -> dict[str, list[str]] | None:
+    """``reports/*=finance`` as the recipe's ``tags``; None where nothing was said."""
+    if not words:
+        return None
+    found: dict[str, list[str]] = {}
+    for word in words:
+        glob, _, tag = word.rpartition("=")
+        if not glob or not tag:
+            raise BadInput(f"--tag {word!r} is no GLOB=TAG", hint="--tag 'reports/*=finance'")
+        found.setdefault(glob, []).append(tag)
+    return found
 
 
 def _watch(events: Any) -> None:
@@ -103,6 +142,17 @@ def list_(as_json: Json = False) -> None:
         rows,
         empty="no index yet: modelops-tui rag sync FOLDER (try: rag sync docs)",
     )
+
+
+@app.command("rm")
+def remove(index: IndexName, as_json: Json = False) -> None:
+    """Delete an index; signed artifacts of it stay in the registry."""
+    out.choose(as_json=as_json)
+    freed = Workbench().rag.remove(index)
+    if out.format is not Format.TABLE:
+        out.json({"index": index, "freed_bytes": freed})
+    else:
+        out.say(f"{index} is removed; {freed / 1e6:.1f} MB are free again")
 
 
 @app.command()

@@ -16,6 +16,7 @@ KIND = Kind(
     actions={
         "sync": "recipes.rag.actions:sync",
         "watch": "recipes.rag.actions:watch",
+        "remove": "recipes.rag.actions:remove",
         "search": "recipes.rag.actions:search",
         "ask": "recipes.rag.actions:ask",
         "inspect": "recipes.rag.actions:inspect",

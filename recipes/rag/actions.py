@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.data import resolve_data
-from engine.errors import BadInput
+from engine.errors import BadInput, NotFound
 from engine.models import resolve_model
 from engine.paths import StatePaths
 from recipes.rag.answer import Asker, AskOptions, Conversation, Turn, user_message
 from recipes.rag.deployed import deployment
 from recipes.rag.folder import is_collection
 from recipes.rag.model import AnswerModel, LocalModel
-from recipes.rag.pipeline import Job, Pipelines, sync_index
+from recipes.rag.pipeline import Job, Pipelines, remembered, sync_index
 from recipes.rag.retrieve import MODES, Filters, Settings
+from recipes.rag.store import named_index
 
 #: who answers when nobody is named: the packaged small model
 ANSWER_MODEL = "smollm2-135m-instruct"
@@ -61,11 +62,25 @@ def _settings(params: dict[str, Any]) -> Settings:
     return settings
 
 
+def _job(params: dict[str, Any], paths: StatePaths) -> Job:
+    """What is not given is as the index was synced before, where that was the same folder."""
+    given = {name: value for name, value in params.items() if value is not None}
+    given |= {name: tuple(given[name]) for name in ("include", "exclude") if name in given}
+    name, place = str(given["index"]), str(given.pop("folder"))
+    known = remembered(name, paths)
+    before = known.pop("folder", "")
+    try:
+        folder = Path(resolve_data(place, paths).path)
+    except NotFound:
+        if place != name or not before:
+            raise
+        folder = Path(before)  # the index was named in place of its folder
+    return Job(folder=folder, **({**known, **given} if str(folder) == before else given))
+
+
 def sync(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Bring an index up to date outside of a job. Params: those of ``pipeline.Job``."""
-    folder = resolve_data(str(params["folder"]), paths).path
-    given = {k: v for k, v in params.items() if k not in ("folder", "include", "exclude")}
-    globs: dict[str, Any] = {k: tuple(params.get(k) or ()) for k in ("include", "exclude")}
+    job = _job(params, paths)
     last = 0.0
 
     def progress(done: int, total: int, name: str) -> None:
@@ -75,16 +90,22 @@ def sync(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
             last = now
             emit({"type": "progress", "done": done, "total": total, "unit": "files", "name": name})
 
-    report = sync_index(Job(folder=Path(folder), **globs, **given), paths, progress=progress)
+    report = sync_index(job, paths, progress=progress)
     return dataclasses.asdict(report)
+
+
+def remove(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
+    """Delete an index. Params: index."""
+    del emit
+    return named_index(str(params["index"]), paths).remove()
 
 
 def watch(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Sync, then again at every change of the folder, until the caller closes the stream."""
     from recipes.rag.watch import Watcher
 
-    folder = resolve_data(str(params["folder"]), paths).path
-    with Watcher(Path(folder), float(params.pop("sweep", 60.0))) as watcher:
+    sweep = float(params.pop("sweep", 60.0))
+    with Watcher(_job(params, paths).folder, sweep) as watcher:
         emit({"type": "phase", "name": "watching", "notified": watcher.notified})
         while True:
             report = sync(params, emit, paths)

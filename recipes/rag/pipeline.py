@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from engine.errors import IntegrityError
 from engine.models import resolve_model
 from engine.paths import StatePaths
 from recipes.rag.embedding import Embedder
 from recipes.rag.folder import Collection, Folder, is_collection
 from recipes.rag.retrieve import Retriever
-from recipes.rag.store import Meta, named_index, open_index
+from recipes.rag.store import Meta, named_index, open_index, write_json
 from recipes.rag.sync import Progress, Sync, SyncReport
+
+#: Beside the pointer of an index: what it was synced with.
+_SOURCE = "source.json"
+_KEPT = (
+    "model", "language", "chunk_tokens", "chunk_overlap", "include", "exclude", "tags",
+    "follow_links", "max_file_mb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,39 @@ def sync_index(
             job.folder, job.include, job.exclude, job.max_file_mb << 20, job.follow_links
         )
     index = named_index(job.index, paths)
-    return Sync(index, source, meta, embedder, progress, stop).run(rebuild=job.rebuild)
+    report = Sync(index, source, meta, embedder, progress, stop).run(rebuild=job.rebuild)
+    write_json(
+        index.folder / _SOURCE,
+        {name: getattr(job, name) for name in _KEPT} | {"folder": str(job.folder)},
+    )
+    return report
+
+
+def remembered(name: str, paths: StatePaths) -> dict[str, Any]:
+    """Fields of the ``Job`` that the index was synced with last; empty where there is none.
+
+    Of an index that was made before these were kept, what its generation tells.
+    """
+    index = named_index(name, paths)
+    try:
+        kept: dict[str, Any] = json.loads((index.folder / _SOURCE).read_text())
+        return {**kept, "include": tuple(kept["include"]), "exclude": tuple(kept["exclude"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        meta = index.current.meta if index.current is not None else None
+    except IntegrityError:
+        meta = None
+    if meta is None:
+        return {}
+    return {
+        "folder": meta.folder,
+        "model": meta.fingerprint.model,
+        "language": meta.language,
+        "chunk_tokens": meta.chunk_tokens,
+        "chunk_overlap": meta.chunk_overlap,
+        "tags": meta.tags,
+    }
 
 
 def open_retriever(

@@ -226,6 +226,25 @@ class Index:
         if before and before != generation.folder.name:
             shutil.rmtree(self.folder / before, ignore_errors=True)
 
+    def remove(self) -> int:
+        """Delete it with all that was embedded; artifacts of it stay in the registry.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            NotFound: there is nothing of that name.
+            Conflict: another process syncs it.
+        """
+        if not self.folder.is_dir():
+            raise NotFound(f"there is no index {self.name!r}", hint="modelops-tui rag list")
+        with self.writing():
+            size = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+            # nobody finds it from here on; what a kill leaves is deleted by the next removal
+            (self.folder / "index.json").unlink(missing_ok=True)
+            shutil.rmtree(self.folder)
+        return size
+
     def published(self, manifest: str) -> None:
         """Remember the artifact that holds what answers now."""
         pointer = self.pointer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,8 @@ class Exchange:
     answer: Answer | None = None
     retrieval: Retrieval | None = None
     problem: ModelOpsError | None = None
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    """Which documents were asked: path, tags, since, until."""
 
     @property
     def over(self) -> bool:
@@ -154,6 +157,25 @@ def fate(hit: Hit, rank: int, answer: Answer | None) -> tuple[str, str]:
         if place == hit.place:
             return f"left out: {why}", "warn"
     return f"not among the first that compete for the prompt (rank {rank})", "dim"
+
+
+def file_lines(chunks: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+    """The chunks of one file: where they stand, their text, the words that BM25 sees."""
+    lines: list[Line] = [[(f"{len(chunks)} chunk{'s' if len(chunks) != 1 else ''}", "dim")]]
+    for chunk in chunks:
+        place = f"[{chunk['start']}:{chunk['end']}]"
+        lines += [
+            [],
+            [
+                (f"#{chunk['number']} ", "accent"),
+                (place, "key"),
+                (f"  {chunk['tokens']} tokens", "dim"),
+            ],
+            *(paragraph(chunk["headings"], width, "bold", "   ") if chunk["headings"] else []),
+            *paragraph(" ".join(chunk["text"].split()), width, "", "   "),
+            *paragraph(f"words: {' '.join(chunk['words'])}", width, "dim", "   "),
+        ]
+    return lines
 
 
 def prompt_lines(exchange: Exchange, width: int) -> list[Line]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 from textual.message import Message
 
 from engine.errors import ModelOpsError
-from engine.types.rag import Answer, IndexView, Retrieval
+from engine.types.rag import Answer, FileView, IndexView, Retrieval
 from engine.types.serving import DeploymentView
 from screens.actions import bindings
 from screens.ask.lines import (
@@ -18,10 +19,12 @@ from screens.ask.lines import (
     Exchange,
     Talk,
     chunk_lines,
+    file_lines,
     prompt_lines,
     talk_lines,
 )
-from screens.detail_screen import DetailScreen
+from screens.ask.syncing import AskSync
+from screens.dialogs import ChoiceDialog, LineDialog, TextDialog
 from screens.prose import fact_columns, paragraph, table
 from screens.text import Line, ago, number, size
 from screens.widgets.paged_table import Column, Row
@@ -31,6 +34,7 @@ from screens.widgets.text_pane import Build
 REPAINT_S = 0.2
 #: Who answers unless another is chosen.
 PACKAGED = "smollm2-135m-instruct"
+_FILTERS = "path=*.md tag=hr since=2026-01-31 until=2026-06-30; empty: all"
 
 
 @dataclass
@@ -45,7 +49,7 @@ class AnswerGrew(Message):
         return isinstance(message, AnswerGrew)
 
 
-class AskScreen(DetailScreen):
+class AskScreen(AskSync):
     """The models run in a service process; it is kept for the next question."""
 
     NAME = "ask"
@@ -71,6 +75,8 @@ class AskScreen(DetailScreen):
         super().__init__()
         self.model = ""
         """Who answers: a deployment or a model; empty: the packaged one."""
+        self.filters: dict[str, Any] = {}
+        """Which documents the next questions are asked of: path, tags, since, until."""
         self.talks: dict[str, Talk] = {}
 
     @property
@@ -163,6 +169,8 @@ class AskScreen(DetailScreen):
             self.say("the answer before is still being written")
             return
         hint = f"{self._writer} answers, with its sources"
+        if self.filters:
+            hint += f"; only from {' '.join(_filter_words(self.filters))}"
         if self.talk.exchanges:
             hint += "; what was said is remembered, c begins anew"
         self.ask_line(f"Ask {self.item.name}", hint, self._ask)
@@ -192,7 +200,7 @@ class AskScreen(DetailScreen):
             self._show_exchange()
 
     def _ask(self, question: str) -> None:
-        exchange, talk = Exchange(question), self.talk
+        exchange, talk = Exchange(question, filters=dict(self.filters)), self.talk
         talk.exchanges.append(exchange)
         self.deck.show("answer")
         self._show_exchange()
@@ -217,7 +225,9 @@ class AskScreen(DetailScreen):
         rag = self.workbench.rag
         text, phase, told, answer = "", "reading", 0.0, None
         question, model = exchange.question, self.model
-        for event in rag.ask(index, question, model=model, conversation=talk_id):
+        for event in rag.ask(
+            index, question, model=model, conversation=talk_id, **exchange.filters
+        ):
             if "result" in event:
                 answer = event["result"]
             elif event.get("type") == "token":
@@ -229,7 +239,7 @@ class AskScreen(DetailScreen):
                 told = time.monotonic()
                 self.post_message(AnswerGrew(exchange, text, phase))
         searched = answer.searched if answer else question
-        return answer, rag.search(index, searched, SHOWN_CHUNKS)
+        return answer, rag.search(index, searched, SHOWN_CHUNKS, **exchange.filters)
 
     def on_answer_grew(self, event: AnswerGrew) -> None:
         if not event.exchange.over:
@@ -240,42 +250,93 @@ class AskScreen(DetailScreen):
         if self.deck.current in ("answer", "chunks", "prompt"):
             self.load_pane()
 
-    def action_sync_index(self) -> None:
-        if self.item is not None and self.item.folder:
-            self._sync(self.item.folder, self.item.name)
+    def action_file_chunks(self) -> None:
+        """Choose a file of the index; see its chunks, their offsets and the words BM25 sees."""
+        item = self.item
+        if item is None:
+            self.say("there is no index to look into yet: u makes one")
             return
 
-        def foldered(folder: str) -> None:
-            self.ask_line("Name of the index", "", partial(self._sync, folder), "docs")
+        def listed(files: Sequence[FileView]) -> None:
+            columns = (Column("file", 0), Column("chunks", 7, right=True), Column("state", 12))
+            rows = [
+                Row(f.path, ((f.path, "key"), (number(f.chunks), ""), (f.status, "dim")), f)
+                for f in files
+            ]
+            title = f"Chunks of which file of {item.name}?"
+            dialog = ChoiceDialog(title, columns, rows, "this index knows no file")
+            self.app.push_screen(dialog, chosen)
 
-        hint = "`docs` is the bundled documentation"
-        self.ask_line("Folder of documents", hint, foldered, "docs")
+        def chosen(path: str | None) -> None:
+            if path:
+                self.in_thread("file", partial(read, path), partial(show, path))
 
-    def _sync(self, folder: str, name: str) -> None:
-        def work() -> dict[str, Any]:
-            result: dict[str, Any] = {}
-            for event in self.workbench.rag.sync(folder, name):
-                result = event.get("result") or result
-            return result
+        def read(path: str) -> dict[str, Any]:
+            return self.workbench.rag.inspect(item.name, file=path)
 
-        def done(report: dict[str, Any]) -> None:
-            figures = ", ".join(f"{k} {v}" for k, v in report.items() if isinstance(v, int))
-            self.say(f"{name} is up to date: {figures}")
-            self.action_reload()
+        def show(path: str, found: dict[str, Any]) -> None:
+            if self.is_current:
+                dialog = TextDialog(f"{item.name}: {path}", partial(file_lines, found["chunks"]))
+                self.app.push_screen(dialog)
 
-        self.in_thread("sync", work, done)
-        self.say(f"indexing {folder}")
+        self.in_thread("files", partial(self.workbench.rag.files, item.name), listed)
+
+    def action_ask_filter(self) -> None:
+        """Which documents questions are asked of: by path, tag and day."""
+
+        def chosen(text: str | None) -> None:
+            if text is None:
+                return
+            try:
+                self.filters = filters_of(text)
+            except ValueError as error:
+                self.say(f"{error}. {_FILTERS}")
+                return
+            self._show_filters()
+
+        now = " ".join(_filter_words(self.filters))
+        self.app.push_screen(LineDialog("Only which documents?", _FILTERS, now), chosen)
+
+    def _show_filters(self) -> None:
+        if self.filters:
+            self.say(f"only documents with {' '.join(_filter_words(self.filters))} are asked")
+        else:
+            self.say("all documents are asked")
 
     def command_twin(self) -> str:
-        import shlex
-
         if self.item is None:
             return "modelops-tui rag sync docs --name docs"
         if self.exchange is None:
-            return f"modelops-tui rag inspect {self.item.name}"
-        who = f" --model {shlex.quote(self.model)}" if self.model else ""
-        asked = shlex.quote(self.exchange.question)
-        return f"modelops-tui rag ask {self.item.name} {asked}{who}"
+            return shlex.join(["modelops-tui", "rag", "inspect", self.item.name])
+        words = ["modelops-tui", "rag", "ask", self.item.name, self.exchange.question]
+        words += ["--model", self.model] if self.model else []
+        for word in _filter_words(self.exchange.filters):
+            name, _, value = word.partition("=")
+            words += [f"--{name}", value]
+        return shlex.join(words)
+
+
+def filters_of(text: str) -> dict[str, Any]:
+    """``path=*.md tag=hr since=2026-01-31`` as what a search takes; a tag may stand twice.
+
+    Raises:
+        ValueError: a word is no filter.
+    """
+    found: dict[str, Any] = {}
+    for word in shlex.split(text):
+        name, _, value = word.partition("=")
+        if not value or name not in ("path", "tag", "since", "until"):
+            raise ValueError(f"{word!r} is no filter")
+        if name == "tag":
+            found.setdefault("tags", []).append(value)
+        else:
+            found[name] = value
+    return found
+
+
+def _filter_words(filters: Mapping[str, Any]) -> list[str]:
+    words = [f"{name}={value}" for name, value in filters.items() if name != "tags"]
+    return [*words, *(f"tag={tag}" for tag in filters.get("tags", ()))]
 
 
 SCREEN = AskScreen

@@ -42,3 +42,38 @@ def test_sync_list_search_and_inspect(run, tmp_path: Path) -> None:
 def test_mistakes_have_their_exit_status(run, tmp_path: Path) -> None:
     assert "no index" in run("rag", "search", "nope", "x", status=3)
     assert "there is no data" in run("rag", "sync", str(tmp_path / "nope"), status=3)
+
+
+def test_what_is_not_said_again_is_as_it_was(run, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Penguins\n\nPenguins eat krill and squid.\n")
+    (folder / "b.txt").write_text("Cats purr when they are content.\n")
+    first = json.loads(
+        run("rag", "sync", "notes", "--include", "*.md", "--tag", "*.md=bird", "--json")
+    )
+    assert first["documents"] == 1
+    again = json.loads(run("rag", "sync", "notes", "--json"))
+    assert (again["documents"], again["unchanged"], again["rebuilt"]) == (1, 1, False)
+    found = json.loads(run("rag", "search", "notes", "krill", "--tag", "bird", "--json"))
+    assert [hit["path"] for hit in found["hits"]] == ["a.md"]
+    assert "no GLOB=TAG" in run("rag", "sync", "notes", "--tag", "bird", status=2)
+    named = tmp_path / "elsewhere"
+    folder.rename(named)
+    other = json.loads(run("rag", "sync", "elsewhere", "--name", "notes", "--json"))
+    assert other["documents"] == 2, "another folder begins with the defaults"
+    (named / "c.md").write_text("# Owls\n\nOwls hunt at night.\n")
+    by_name = json.loads(run("rag", "sync", "notes", "--json"))
+    assert (by_name["documents"], by_name["added"]) == (3, 1), "the index says where its folder is"
+
+
+def test_an_index_is_removed(run, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Penguins\n\nPenguins eat krill and squid.\n")
+    run("rag", "sync", "notes")
+    assert json.loads(run("rag", "rm", "notes", "--json"))["freed_bytes"] > 1000
+    assert json.loads(run("rag", "list", "--json")) == []
+    assert not (tmp_path / "state" / "indexes" / "notes").exists()
+    assert (folder / "a.md").exists()
+    assert "there is no index" in run("rag", "rm", "notes", status=3)

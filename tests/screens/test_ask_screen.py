@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 from textual.widgets import Input
 
 from recipes.gguf.convert import convert
 from screens.ask.lines import Exchange, Talk, chunk_lines, talk_lines
 from screens.ask.screen import AskScreen
-from screens.dialogs import LineDialog
+from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
+from screens.progress import ProgressDialog, Task
+from screens.text import UNICODE
 from screens.widgets.text_pane import TextPane
 from tests.screens.conftest import make_app, until
 from tests.screens.seeded import Seed
+from tests.screens.test_sync import listen
 
 
 @pytest.fixture
@@ -99,3 +104,125 @@ def test_an_answer_in_the_making_shows_its_words_and_phase() -> None:
     assert "Because the" in text
     assert "writing" in text
     assert chunk_lines(exchange, 60) == [[("writing", "dim")]]
+
+
+async def test_the_chunks_of_a_file_and_which_documents_are_asked(asked: tuple[Seed, Path]) -> None:
+    seed, gguf = asked
+    app = make_app(seed)
+    heard = listen(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the index")
+        screen = cast(AskScreen, app.screen)
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(app.screen, ChoiceDialog), "the files")
+        await pilot.press(*"peng", "enter")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog), "its chunks")
+        pane = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "words: penguin penguin eat krill" in pane.text, "the words")
+        assert "#0 [12:53]  10 tokens" in pane.text
+        await pilot.press("escape", "F")
+        await write(pilot, "colour=red")
+        await until(pilot, lambda: any("'colour=red' is no filter" in t for t in heard), "refused")
+        await pilot.press("F")
+        await write(pilot, "path=cats.* tag=a tag='b c'")
+        await until(pilot, lambda: bool(screen.filters), "taken")
+        assert screen.filters == {"path": "cats.*", "tags": ["a", "b c"]}
+        screen.filters = {"path": "cats.*"}
+        screen.model = str(gguf)
+        await pilot.press("i")
+        await write(pilot, "What do penguins eat?")
+        await until(pilot, lambda: bool(screen.exchange and screen.exchange.over), "an answer")
+        assert screen.exchange is not None
+        assert screen.exchange.retrieval is not None
+        assert {hit.path for hit in screen.exchange.retrieval.hits} == {"cats.md"}
+        assert screen.command_twin().endswith("--path 'cats.*'")
+
+
+async def test_indexes_are_made_synced_and_removed_here(tmp_path: Path) -> None:
+    folder = tmp_path / "my notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Penguins\n\nPenguins eat krill, squid and small fish.\n")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 no")
+    seed = Seed(tmp_path / "state")
+    app = make_app(seed)
+    heard = listen(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the screen")
+        screen = cast(AskScreen, app.screen)
+        await pilot.press("u")
+        await write(pilot, str(folder))
+        await until(
+            pilot,
+            lambda: (
+                isinstance(app.screen, LineDialog)
+                and app.screen.query_one(Input).value == "my-notes"
+            ),
+            "a name for it",
+        )
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "how far it is")
+        await until(pilot, lambda: bool(screen.rows), "it is listed")
+        await until(pilot, lambda: not isinstance(app.screen, ProgressDialog), "and left")
+        assert any("1 added; 1 file could not be read" in told for told in heard)
+        (folder / "b.md").write_text("# Cats\n\nCats sleep sixteen hours a day and purr.\n")
+        await until(pilot, lambda: screen.item is not None, "it is chosen")
+        await pilot.press("u")
+        await until(pilot, lambda: any("2 documents" in told for told in heard), "synced")
+        await pilot.press("U")
+        await until(
+            pilot, lambda: any("2 documents" in t and "2 added" in t for t in heard), "anew"
+        )
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "asked")
+        assert "my-notes" in cast(ConfirmDialog, app.screen).question
+        await pilot.press("y")
+        await until(pilot, lambda: not screen.rows, "removed")
+    assert seed.workbench.rag.list() == ()
+    assert (folder / "b.md").exists()
+
+
+def service_of(kind: str) -> list[psutil.Process]:
+    """The service processes that this one has started."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            found += [child] if child.cmdline()[-2:] == ["engine.worker.service", kind] else []
+    return found
+
+
+async def test_a_sync_that_does_not_end_when_it_is_stopped_is_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(500):
+        (folder / f"{number}.md").write_text(f"# Note {number}\n\n" + f"word{number} " * 200)
+    seed = Seed(tmp_path / "state")
+    app = make_app(seed)
+    heard = listen(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen), "the screen")
+        screen = cast(AskScreen, app.screen)
+        others = {process.pid for process in service_of("rag")}
+        screen._sync(str(folder), "many", rebuild=False)
+        fresh = lambda: [p for p in service_of("rag") if p.pid not in others]  # noqa: E731
+        await until(pilot, lambda: bool(fresh()), "its process")
+        (process,) = fresh()
+        process.suspend()
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "how far it is")
+        await pilot.press("escape", "a")
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "the key shows it")
+        await pilot.press("x")
+        await until(pilot, lambda: any("the next sync goes on" in told for told in heard), "told")
+        assert screen.sync_task is not None
+        assert screen.sync_task.over
+        assert not process.is_running()
+
+
+def test_files_are_counted_not_weighed() -> None:
+    task = Task("Index", unit="files")
+    task.tell("indexing", "a.md", 1_200, 3_000)
+    text = "\n".join("".join(part for part, _ in line) for line in task.lines(60, UNICODE))
+    assert "1,200 of 3,000 files" in text
+    assert "indexing  a.md" in text
