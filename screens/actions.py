@@ -185,6 +185,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("yank", "d", "Yank: keep it, but warn everyone", "registry"),
     Action("next-type", "t", "Next artifact type", "registry"),
     Action("show-hidden", "H", "Show the outputs of steps too", "registry"),
+    Action("serve-artifact", "r", "Serve it behind an OpenAI API", "registry", label="serve"),
+    Action("chat-artifact", "o", "Chat with it; with an adapter, beside its base", "registry"),
     Action("push", "greater_than_sign", "Push to the remote", "registry"),
     Action("pull", "less_than_sign", "Pull from the remote", "registry"),
     # ask
@@ -218,7 +220,14 @@ ACTIONS: tuple[Action, ...] = (
     Action("roll-back", "b", "Serve the version before, and stay with it", "serve"),
     Action("remove-deployment", "d", "Forget a stopped deployment", "serve"),
     Action("stop-deployment", "x", "Stop the deployment", "serve", label="stop"),
-    Action("show-curl", "c", "A curl line that asks it", "serve"),
+    Action("show-curl", "c", "A curl line that asks it", "serve", label="curl"),
+    Action("chat-deployment", "o", "Chat with it", "serve", label="chat"),
+    Action("restart-deployment", "e", "Restart it at the same address", "serve"),
+    Action("switch-deployment", "v", "Serve another version; no request fails", "serve"),
+    Action("pin-deployment", "p", "Stay with this version, or follow the stage again", "serve"),
+    Action("sleep-deployment", "Z", "Unload it until the next request, or load it", "serve"),
+    Action("pause-deployment", "P", "Give its memory to others, or bring it back", "serve"),
+    Action("load-adapter", "A", "Load or take out an adapter", "serve"),
     # system
     Action("stop-engine", "x", "Stop the engine; running jobs go on", "system"),
     Action(

@@ -69,6 +69,8 @@ class WorkbenchApp(TypeAhead):
         self.engine: EngineStatus | None = None
         #: A job that was just submitted: the Jobs screen goes to it once, as soon as it is listed.
         self.job_to_show = ""
+        #: Models that the Chat screen begins with when it is shown next.
+        self.wanted_talk: tuple[str, ...] = ()
         self._start_engine = start_engine and self.settings.start_engine
         self.bridge = Bridge(self.workbench, self)
         self.animation_level = "none"

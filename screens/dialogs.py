@@ -159,10 +159,12 @@ class TextDialog(ModalScreen[None]):
 class CommandDialog(TextDialog):
     """The command that does what is on screen: shown, written to a file, offered by OSC 52."""
 
-    def __init__(self, command: str, paths: StatePaths) -> None:
+    def __init__(
+        self, command: str, paths: StatePaths, title: str = "The command that does this"
+    ) -> None:
         self.command = command
         self.file = paths.cache / "command.txt"
-        super().__init__("The command that does this", [])
+        super().__init__(title, [])
 
     def on_mount(self) -> None:
         lines: list[Line] = [[(self.command, "bold")], []]

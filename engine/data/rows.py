@@ -176,7 +176,7 @@ def _delta(folder: Path, version: str | None) -> Iterator[Row]:
     if not (folder / "_delta_log").is_dir():
         raise BadInput(
             f"{folder} is a folder without a data table",
-            hint="name one file; several files become one dataset with: modelops-tui data add",
+            hint="name one file; several files become one dataset with: modelops-tui data import",
         )
     from deltalake import DeltaTable  # 0.2 s
 

@@ -258,7 +258,7 @@ def open_store(paths: StatePaths, kind: type[Store] = Store, *, create: bool = T
         raise IntegrityError(
             "this registry has another format",
             why=f"its format is {about['format']}, this program reads {FORMAT}",
-            hint="use the version of modelops-tui that made it, or a newer one",
+            hint="use the version of this program that made it, or a newer one",
         )
     opened = kind(paths, layout, str(about["registry"]), str(about["root"]))
     first = opened.trust.roots[0]

@@ -125,5 +125,4 @@ class TokenView:
     scopes: tuple[str, ...]
     created: float
     expires: float | None = None
-    last_used: float | None = None
     revoked: bool = False

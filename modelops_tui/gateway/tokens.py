@@ -20,6 +20,7 @@ from engine.types.serving import TokenView
 #: What a token may do; each includes the ones before it.
 SCOPES = ("read", "run", "promote", "admin")
 _PREFIX = "mo_"
+_LONGEST_DAYS = 36_500
 
 
 Rows = list[dict[str, Any]]
@@ -39,7 +40,7 @@ class Tokens:
         """Make a token; its secret is returned here and nowhere else.
 
         Raises:
-            BadInput: an unknown scope, or no name.
+            BadInput: an unknown scope, no name, or a time it could not be valid for.
         """
         unknown = sorted(set(scopes) - set(SCOPES))
         if unknown or not scopes or not name.strip():
@@ -47,6 +48,11 @@ class Tokens:
                 "a token needs a name and known scopes",
                 why=f"unknown: {', '.join(unknown)}" if unknown else "",
                 hint=f"scopes: {', '.join(SCOPES)}",
+            )
+        if days is not None and not 0 < days <= _LONGEST_DAYS:
+            raise BadInput(
+                f"a token can't be valid for {days:g} days",
+                hint=f"more than 0, at most {_LONGEST_DAYS}; without days, until it is revoked",
             )
         secret = _PREFIX + secrets.token_urlsafe(32)
         now = time.time()
@@ -56,7 +62,7 @@ class Tokens:
             "scopes": sorted(set(scopes), key=SCOPES.index),
             "hash": digest(secret),
             "created": now,
-            "expires": now + days * 86400 if days else None,
+            "expires": now + days * 86400 if days is not None else None,
             "revoked": False,
         }
         self._change(lambda rows: [*rows, row])
@@ -73,7 +79,9 @@ class Tokens:
             NotFound: no token of that id.
         """
         if all(row["id"] != token_id for row in self._rows()):
-            raise NotFound(f"there is no token {token_id!r}", hint="gateway token list")
+            raise NotFound(
+                f"there is no token {token_id!r}", hint="modelops-tui gateway token list"
+            )
         self._change(
             lambda rows: [{**r, "revoked": r["revoked"] or r["id"] == token_id} for r in rows]
         )

@@ -67,6 +67,12 @@ class ChatScreen(ChatKeeping):
         self._show()
         self.look_for_kept()
 
+    def on_screen_resume(self) -> None:
+        """Another screen may have sent us here with a model, or two."""
+        wanted, self.work_app.wanted_talk = self.work_app.wanted_talk, ()
+        if wanted and list(wanted) != [talk.model for talk in self.talks]:
+            self.call_after_refresh(self._begin, list(wanted))
+
     def refresh_chat(self) -> None:
         self._show()
 

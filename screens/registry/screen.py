@@ -14,6 +14,7 @@ from screens.dialogs import ConfirmDialog, TextDialog
 from screens.prose import fact_columns, heading, paragraph, table
 from screens.registry.promotion import PromotionActions, named, ref
 from screens.registry.sync import SyncActions
+from screens.registry.use import ModelUse
 from screens.text import Line, ago, size, wall_time
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
@@ -25,7 +26,7 @@ FILTER_AFTER_S = 0.2
 TYPES = (None, "model", "adapter", "quantized", "dataset", "index", "report", "base", "recipe")
 
 
-class RegistryScreen(PromotionActions, SyncActions):
+class RegistryScreen(PromotionActions, SyncActions, ModelUse):
     """Looking never makes a registry; what changes it asks first and names the thing."""
 
     NAME = "registry"
