@@ -1,4 +1,4 @@
-"""``modelops-tui gateway`` and its tokens, as processes; what is refused before anything listens."""
+"""``modelops-tui gateway`` and its tokens as processes; what is refused before it listens."""
 
 from __future__ import annotations
 
