@@ -26,8 +26,8 @@ _LOOK_S = 0.2
 class Workstation(Workbench):
     """Everything the command line can do, as typed Python.
 
-    The subjects are attributes (``jobs``, ``recipes``, ``artifacts``, ``data``, ``rag``,
-    ``serving``, ``system``); the methods here are what scripts use most. Errors are
+    The subjects are attributes (``jobs``, ``recipes``, ``artifacts``, ``data``, ``kept``, ``rag``,
+    ``serving``, ``backends``, ``system``); the methods here are what scripts use most. Errors are
     ``engine.errors.ModelOpsError`` with ``what``, ``why`` and ``hint``.
 
     Args:
@@ -47,9 +47,9 @@ class Workstation(Workbench):
 
     def close(self) -> None:
         """End service processes and connections; jobs and deployments go on."""
-        for name in ("rag", "serving", "jobs"):
-            if name in self.__dict__:
-                self.__dict__[name].close()
+        for subject in list(self.__dict__.values()):
+            if callable(close := getattr(subject, "close", None)):
+                close()
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -150,6 +150,13 @@ class Workstation(Workbench):
     ) -> AsyncIterator[ChatPiece]:
         """``stream`` for asyncio."""
         return in_thread(lambda: self.stream(model, messages, sampling))
+
+    def aask(self, index: str, question: str, **options: Any) -> AsyncIterator[dict[str, Any]]:
+        """An answer as it is written, for asyncio: ``sources``, ``phase`` and ``token`` events.
+
+        The last item is ``{"result": Answer}``; the options are those of ``rag.ask``.
+        """
+        return in_thread(lambda: self.rag.ask(index, question, **options))
 
 
 def _turns(messages: Messages | str) -> Messages:

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.api import Workbench
 from engine.errors import BadInput, NotFound, RecipeInvalid, StepFailed
 from engine.kinds import load_kinds
 from engine.types.jobs import ENDED_STATES, JobState
@@ -74,6 +76,34 @@ def test_a_workstation_closes_twice(tmp_path: Path) -> None:
     assert station.serving.list() == ()
     station.close()
     station.close()
+
+
+def test_closing_ends_every_process_that_was_started(tmp_path: Path) -> None:
+    station = Workstation(tmp_path)
+    station.data._service._ensure()  # as every check and mask does
+    pid = station.data._service.pid
+    assert pid is not None
+    assert Path(f"/proc/{pid}").exists()
+    station.close()
+    assert not Path(f"/proc/{pid}").exists()
+    # whatever subject comes to have something to close
+    subjects = [n for n, kind in vars(Workbench).items() if isinstance(kind, cached_property)]
+    closable = {n for n in subjects if hasattr(getattr(station, n), "close")}
+    assert closable >= {"data", "rag", "serving", "jobs"}
+    closed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in closable:
+            patch.setattr(getattr(station, name), "close", lambda name=name: closed.append(name))
+        station.close()
+    assert set(closed) == closable
+
+
+async def test_an_index_is_asked_in_an_event_loop(tmp_path: Path) -> None:
+    station = Workstation(tmp_path)
+    with pytest.raises(NotFound, match="no index"):
+        async for _ in station.aask("none", "anything?"):
+            pass
+    await asyncio.to_thread(station.close)
 
 
 @pytest.fixture
