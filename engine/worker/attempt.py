@@ -99,6 +99,10 @@ def attempt_result(spec: dict[str, Any], stop: threading.Event) -> dict[str, Any
         if is_no_space(error):
             leave(EXIT_NO_SPACE)
         return {"state": "failed", "error": _unexpected(spec, error)}
+    finally:
+        if context is not None:
+            with suppress(OSError):  # a full disk must not undo what the step has done
+                context.tell_progress()
 
 
 def _succeeded(kind: Kind, value: object) -> dict[str, Any]:

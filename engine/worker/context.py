@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from engine.registry import Registry
 
 
+#: Progress is for people: they see no more than a few lines a second, and a log that holds one
+#: for each of a thousand tensors is read by every screen that follows.
+PROGRESS_SECONDS = 0.25
+
+
 class Stopped(ModelOpsError):
     """The engine asked for a stop (cancel or pause) and the step has saved what it must."""
 
@@ -68,6 +73,10 @@ class StepContext:
     """The memo key of this step (kind, parameters, inputs, code version)."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _events_fd: int | None = None
+    _told: tuple[tuple[Any, ...], float] | None = None
+    """What the last written progress counted, and when (monotonic seconds)."""
+    _untold: dict[str, Any] | None = None
+    """The newest progress that came too soon after it."""
 
     @property
     def seed(self) -> int:
@@ -79,13 +88,19 @@ class StepContext:
 
         See ARCHITECTURE.md ("Events") for the types and their fields.
         """
-        record = {
+        self.tell_progress()
+        self._write(self._record(event_type, fields))
+
+    def _record(self, event_type: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "t": round(time.time(), 3),
             "attempt": self.attempt,
             "step": self.step,
             "type": event_type,
             **fields,
         }
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         line = (
             json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
         ).encode()
@@ -101,8 +116,26 @@ class StepContext:
         self.event("phase", name=name)
 
     def progress(self, done: float, total: float | None, unit: str, **fields: Any) -> None:
-        """Report how far the step is (unit: steps, tokens, files, bytes), a few times a second."""
-        self.event("progress", done=done, total=total, unit=unit, **fields)
+        """Report how far the step is (unit: steps, tokens, files, bytes), as often as it is known.
+
+        Of what comes faster than ``PROGRESS_SECONDS``, only the newest is written: the first and
+        the last of every count always, in their place among the other events.
+        """
+        record = self._record("progress", {"done": done, "total": total, "unit": unit, **fields})
+        count, now = (unit, total, *sorted(fields)), time.monotonic()
+        if self._told is not None and self._told[0] != count:
+            self.tell_progress()
+        elif self._told is not None and now - self._told[1] < PROGRESS_SECONDS and done != total:
+            self._untold = record
+            return
+        self._untold, self._told = None, (count, now)
+        self._write(record)
+
+    def tell_progress(self) -> None:
+        """Write the newest progress, where it was held back."""
+        if self._untold is not None:
+            record, self._untold = self._untold, None
+            self._write(record)
 
     def note(self, text: str, level: str = "info") -> None:
         """A sentence for the person who watches; ``level`` is info or warning."""

@@ -326,7 +326,7 @@ def _hand_over(
             ["round trip", made.proof.summary()],
             ["folder", path or "in the registry only"],
         ],
-        "notes": list(made.notes),
+        "notes": [*([why] if (why := made.proof.difference()) else []), *made.notes],
     }
     ctx.event("table", **table)
     shutil.rmtree(made.folder, ignore_errors=True)
@@ -366,10 +366,12 @@ def _place(spec: ExportSpec, folder: Path) -> str:
 
 
 def _card(spec: ExportSpec, location: ModelLocation, made: Made) -> str:
+    why = made.proof.difference()
     lines = [
         f"# {location.name} for {spec.target}",
         "",
-        f"Round trip against the source: {made.proof.summary()} prompts, token by token.",
+        f"Round trip against the source: {made.proof.summary()} prompts, token by token."
+        + (f" Passed: {why}." if why else ""),
         *(f"- {note}" for note in made.notes),
     ]
     return "\n".join(lines) + "\n"

@@ -58,4 +58,6 @@ def prove_vllm(
     problems = tuple(f"through vLLM: {c.describe(allowed)}" for c in cases if not c.accepted)
     speed = float(found["tokens_per_s"])
     proof = Proof(cases, allowed, True, True, True, speed, problems)
-    return proof, f"through vLLM {found['version']} on {ctx.device}: {proof.summary()}"
+    why = proof.difference()
+    said = f"through vLLM {found['version']} on {ctx.device}: {proof.summary()}"
+    return proof, f"{said}; {why}" if why else said

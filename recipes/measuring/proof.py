@@ -8,7 +8,7 @@ by the source's own gap between the two choices, against the noise measured for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -112,6 +112,32 @@ class Proof:
     def to_json(self) -> dict[str, Any]:
         """For ``proof.json``."""
         return {**asdict(self), "passed": self.passed, "exact": self.exact}
+
+    def difference(self) -> str | None:
+        """What it means that a proof passed though not every answer is exact; see there."""
+        return difference(self.to_json())
+
+
+def difference(proof: Mapping[str, Any]) -> str | None:
+    """In words, what it means that a proof passed though not every answer is exact.
+
+    Args:
+        proof: as ``Proof.to_json`` gives it (and ``report.json`` keeps it).
+
+    Returns:
+        None where every answer is exact, or where the proof failed (the error says why).
+    """
+    differing = [c for c in proof["cases"] if c["same"] != c["of"] or c["gap"] != 0]
+    if not differing or not all(c["accepted"] for c in differing):
+        return None
+    widest = max(c["gap"] for c in differing)
+    count = len(proof["cases"])
+    return (
+        f"{len(differing)} of {count} answers differ from the source's, each where the source was "
+        f"undecided: at the first differing token it preferred its own by {widest:.2f} nats at "
+        f"most, and up to {proof['allowed_gap']:.2f} is within the noise of this result (after "
+        "that token the two texts go on apart)"
+    )
 
 
 def answer(

@@ -95,9 +95,10 @@ def _prove_conversion(
         gpu_layers=layers,
     )
     require(proof, "the converted file")
+    why = proof.difference()
     return (
         f"conversion proven: KL {found.kl:.5f}, {proof.summary()} prompts, tokenizer and template "
-        "as the source's"
+        "as the source's" + (f"; {why}" if why else "")
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from recipes.measuring.proof import difference
+
 if TYPE_CHECKING:
     from recipes.quantize.ladder import Rung
     from recipes.quantize.schema import QuantizeSpec
@@ -87,6 +89,8 @@ def tables(
                 f"{rung.level}: {len(rung.fallbacks)} tensors fell back to another type, such as "
                 f"{rung.fallbacks[0]}"
             )
+        if (why := difference(rung.proof)) is not None:
+            lines.append(f"{rung.level}: round trip passed; {why}")
     if spec.max_kl is not None and passed < len(rungs):
         lines.append(f"{len(rungs) - passed} levels cost more than max_kl = {spec.max_kl}")
     return (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import ModelOpsError, StepFailed
 from engine.worker.context import StepContext, StepResult
 from recipes.measuring.measure import save_json
+from recipes.measuring.proof import difference
 from recipes.quantize.ladder import Rung, make_rung, plan_levels
 from recipes.quantize.report import chart, choose, comparison, tables
 
@@ -279,6 +280,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _card(source: Source, rung: Rung, notes: list[str]) -> str:
     figures = rung.main()
+    why = difference(rung.proof)
     lines = [
         f"# {source.location.name} at {rung.level}",
         "",
@@ -287,7 +289,8 @@ def _card(source: Source, rung: Rung, notes: list[str]) -> str:
         f"{figures.tokens} tokens of {figures.text}",
         f"- KL divergence {figures.kl:.4f} mean, {figures.kl_p99:.4f} at the 99th percentile",
         f"- same first choice as the source: {100 * figures.top1:.1f} %",
-        f"- round trip: {rung.proof['exact']} of {len(rung.proof['cases'])} prompts token by token",
+        f"- round trip: {rung.proof['exact']} of {len(rung.proof['cases'])} prompts token by token"
+        + (f"; passed: {why}" if why else ""),
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from engine.errors import BadInput
 from recipes.measuring.measure import Reference, cut, log_softmax
-from recipes.measuring.proof import SourceAnswer, exact_case, judge
+from recipes.measuring.proof import Proof, SourceAnswer, difference, exact_case, judge
 from recipes.quantize.grid import grid_bits
 
 
@@ -124,3 +125,24 @@ def test_a_grid_is_seen_in_the_weights(bits: int, found: int | None, tmp_path: P
     save_file({"model.layers.0.mlp.up_proj.weight": on_grid}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     assert grid_bits(tmp_path) == found
+
+
+def test_a_passed_proof_says_what_its_differing_answers_mean() -> None:
+    rows = np.log(np.array([[0.5, 0.4, 0.1], [0.9, 0.05, 0.05]])).astype(np.float16)
+    answer = SourceAnswer("p", (1,), (0, 0), rows)
+
+    def proof(given: list[int], allowed: float) -> Proof:
+        case = judge(answer, given, allowed)
+        problems = () if case.accepted else (case.describe(allowed),)
+        same = judge(answer, [0, 0], allowed)
+        return Proof((case, same), allowed, True, True, True, 1.0, problems)
+
+    assert proof([0, 0], 0.3).difference() is None, "there is nothing to explain"
+    assert proof([2, 0], 0.3).difference() is None, "a failed proof is an error, not a note"
+    undecided = proof([1, 0], 0.3)
+    assert undecided.summary() == "1/2 exact"
+    words = undecided.difference() or ""
+    # ln(0.5 / 0.4) = 0.22 nats
+    assert words.startswith("1 of 2 answers differ")
+    assert "by 0.22 nats at most, and up to 0.30 is within the noise" in words
+    assert difference(json.loads(json.dumps(undecided.to_json()))) == words, "as report.json has it"

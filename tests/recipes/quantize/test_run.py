@@ -46,6 +46,10 @@ def test_a_ladder_is_measured_proven_and_published(
     assert result.outputs["kl"] == pytest.approx(by_level["Q4_K_M"]["KL mean"], abs=1e-5)
     assert {p["name"] for p in result.report[0]["chart"]["points"] if p["front"]}
     assert "conversion proven" in " ".join(result.report[0]["notes"])
+    inexact = {name for name, row in by_level.items() if not row["round trip"].startswith("2/2")}
+    explained = {n.split(":")[0] for n in result.report[0]["notes"] if "round trip passed" in n}
+    assert explained == inexact, "each level whose answers differ says what that means"
+    assert ("passed: " in registry.manifest(view.id).card) == ("Q4_K_M" in inexact)
     assert events(ctx, "table")
     phases = [e["name"] for e in events(ctx, "phase")]
     assert phases.count("loading the source") == 1, "reference, answers and importance in one load"
