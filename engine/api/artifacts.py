@@ -192,9 +192,11 @@ class Artifacts(Keys, Remotes, Market):
         )
 
     def stages(self) -> tuple[StageView, ...]:
-        """The stages with who may move them and their gates."""
+        """The stages with who may move them and their gates; none where there is no registry."""
         from engine.registry.promotion import stages
 
+        if not self.exists:
+            return ()
         return stages(self.registry)
 
     def gates(self, ref: str, stage: str) -> tuple[GateResult, ...]:

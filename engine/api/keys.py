@@ -18,6 +18,13 @@ class Keys:
     def registry(self) -> Registry:
         raise NotImplementedError
 
+    @property
+    def exists(self) -> bool:
+        raise NotImplementedError
+
+    def _need(self) -> Registry:
+        raise NotImplementedError
+
     def _unlocked(self, passphrase: str | None, key: str | None) -> list[SigningPair]:
         from engine.registry.keys import unlock_release_key
 
@@ -26,15 +33,19 @@ class Keys:
         return [unlock_release_key(self.registry.layout.keys, passphrase, key)]
 
     def keys(self) -> tuple[KeyView, ...]:
-        """Every key of the trust root."""
+        """Every key of the trust root; none where there is no registry yet (looking makes none)."""
         from engine.registry.authority import keys
 
+        if not self.exists:
+            return ()
         return keys(self.registry)
 
     def release_keys(self) -> tuple[str, ...]:
         """Names of the release keys on this machine that the trust root believes."""
         from engine.registry.keys import release_keys
 
+        if not self.exists:
+            return ()
         registry = self.registry
         return tuple(
             key.name
@@ -44,7 +55,10 @@ class Keys:
         )
 
     def device(self) -> dict[str, str]:
-        """The device key of this machine, the registry, and the root to pin."""
+        """The device key of this machine, the registry, and the root to pin.
+
+        It is there to be handed out, so a machine that has none yet gets one now.
+        """
         from engine.registry.authority import public_text
         from engine.registry.keys import fingerprint
 
@@ -59,6 +73,8 @@ class Keys:
 
     def root_is_locked(self) -> bool:
         """True when changing the trust root takes a release key's passphrase."""
+        if not self.exists:
+            return False
         registry = self.registry
         return registry.device.id not in registry.trust.current.roles["root"].keys
 
@@ -108,7 +124,7 @@ class Keys:
         from engine.registry.authority import revoke
 
         return revoke(
-            self.registry, which, reason, self._unlocked(passphrase, key), last_good=last_good
+            self._need(), which, reason, self._unlocked(passphrase, key), last_good=last_good
         )
 
     def rotate_device_key(
@@ -117,7 +133,7 @@ class Keys:
         """Make a new device key here."""
         from engine.registry.authority import rotate_device
 
-        return rotate_device(self.registry, self._unlocked(passphrase, key))
+        return rotate_device(self._need(), self._unlocked(passphrase, key))
 
     def set_stage(
         self,
@@ -140,4 +156,4 @@ class Keys:
         """The P-256 public key that ``model_signing verify key`` takes."""
         from engine.registry.modelsig import public_pem
 
-        return public_pem(self.registry.layout.keys).decode()
+        return public_pem(self._need().layout.keys).decode()

@@ -25,18 +25,36 @@ class Market:
     def registry(self) -> Registry:
         raise NotImplementedError
 
+    @property
+    def exists(self) -> bool:
+        raise NotImplementedError
+
     def _is_remote(self, name: str) -> bool:
+        from engine.registry.layout import Layout
         from engine.registry.sync.remotes import Remotes
 
-        return name in {view.name for view in Remotes(self.registry.layout).list()}
+        return name in {view.name for view in Remotes(Layout.of(self.paths)).list()}
 
-    def _catalogue(self, url: str) -> Catalogue:
+    def _catalogue(self, url: str, *, looking: bool = False) -> Catalogue:
+        """The catalogue; one who only looks at it gets no registry of his own by that."""
+        from engine.registry.layout import Layout
         from engine.registry.market import Market as Catalogue
         from engine.registry.sync.remotes import Remotes, connect
 
         if self._is_remote(url):
-            return Catalogue(self.registry, Remotes(self.registry.layout).open(url))
-        return Catalogue(self.registry, connect(url))
+            transport = Remotes(Layout.of(self.paths)).open(url)
+        else:
+            transport = connect(url)
+        return Catalogue(None if looking and not self.exists else self.registry, transport)
+
+    def _there(self, url: str) -> None:
+        from engine.errors import NotFound
+
+        if "://" not in url and not self._is_remote(url) and not Path(url).expanduser().is_dir():
+            raise NotFound(
+                f"there is no catalogue {url}",
+                hint="name a remote of `modelops-tui remote list`, an s3:// address or a folder",
+            )
 
     def market_browse(
         self, url: str, text: str = "", base: str | None = None
@@ -46,14 +64,8 @@ class Market:
         Raises:
             NotFound: ``url`` names a folder that is not there.
         """
-        from engine.errors import NotFound
-
-        if "://" not in url and not self._is_remote(url) and not Path(url).expanduser().is_dir():
-            raise NotFound(
-                f"there is no catalogue {url}",
-                hint="name a remote of `modelops-tui remote list`, an s3:// address or a folder",
-            )
-        return self._catalogue(url).browse(text, base)
+        self._there(url)
+        return self._catalogue(url, looking=True).browse(text, base)
 
     def market_publish(self, url: str, ref: str, summary: str = "") -> MarketEntry:
         """Share an adapter of this registry."""
@@ -61,18 +73,22 @@ class Market:
 
     def market_pin(self, url: str, fingerprint: str, owner: str = "") -> str:
         """Trust a publisher by its fingerprint; returns the key id."""
+        self._there(url)
         return self._catalogue(url).pin(fingerprint, owner)
 
     def market_unpin(self, url: str, fingerprint: str) -> None:
         """Trust a publisher no more."""
+        self._there(url)
         self._catalogue(url).unpin(fingerprint)
 
     def market_card(self, url: str, ref: str) -> str:
         """The card of a shared adapter."""
-        return self._catalogue(url).find(ref)[1].card
+        self._there(url)
+        return self._catalogue(url, looking=True).find(ref)[1].card
 
     def market_verify(self, url: str, ref: str) -> tuple[str, ...]:
         """Read a shared adapter's files again; returns the problems."""
+        self._there(url)
         return self._catalogue(url).verify(ref)
 
     def market_install(
@@ -96,6 +112,7 @@ class Market:
         Raises:
             Refused: publisher not pinned, base does not fit, files that are no plain data.
         """
+        self._there(url)
         catalogue = self._catalogue(url)
         folder, manifest = self._base(base or catalogue.find(ref)[1].base.name, needed=bool(base))
         return catalogue.install(

@@ -31,9 +31,10 @@ class Remotes:
         raise NotImplementedError
 
     def _book(self) -> Book:
+        from engine.registry.layout import Layout
         from engine.registry.sync.remotes import Remotes as Book
 
-        return Book(self.registry.layout)
+        return Book(Layout.of(self.paths))  # reading it makes no registry
 
     def remotes(self) -> tuple[RemoteView, ...]:
         """The remotes of this registry."""
@@ -45,9 +46,11 @@ class Remotes:
         Raises:
             BadInput: no address; Refused: wrong credentials; ModelOpsError: not reachable.
         """
+        from engine.registry.sync.remotes import Remotes as Book
         from engine.registry.sync.remotes import connect, probe
 
-        return self._book().add(name, url, probe(connect(url)))
+        verdict = probe(connect(url))
+        return Book(self.registry.layout).add(name, url, verdict)
 
     def remote_probe(self, name: str) -> RemoteView:
         """Judge a remote again: does it honour conditional writes?"""
@@ -71,7 +74,8 @@ class Remotes:
         from engine.registry.sync.push import push
 
         book = self._book()
-        report = push(self.registry, name, book.open(name), dry_run=dry_run, report=progress)
+        there = book.open(name)
+        report = push(self.registry, name, there, dry_run=dry_run, report=progress)
         if not dry_run:
             book.mark(name, "push")
         return report
@@ -97,10 +101,11 @@ class Remotes:
         from engine.registry.sync.pull import pull
 
         book = self._book()
+        there = book.open(name)
         report = pull(
             self.registry,
             name,
-            book.open(name),
+            there,
             only=only,
             dry_run=dry_run,
             allow_expired=allow_expired,
@@ -114,13 +119,15 @@ class Remotes:
         """What a push and a pull would move."""
         from engine.registry.sync.push import status
 
-        return status(self.registry, name, self._book().open(name))
+        there = self._book().open(name)
+        return status(self.registry, name, there)
 
     def sync_diff(self, name: str = "origin") -> tuple[SyncChange, ...]:
         """Every event that is only here or only there, in words."""
         from engine.registry.sync.push import diff
 
-        return diff(self.registry, name, self._book().open(name))
+        there = self._book().open(name)
+        return diff(self.registry, name, there)
 
     def clone(
         self,

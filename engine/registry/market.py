@@ -69,17 +69,29 @@ def _blob_key(digest: Digest) -> str:
 
 
 class Market:
-    """One catalogue, seen from one registry."""
+    """One catalogue, seen from one registry, or (to look only) from none."""
 
-    def __init__(self, registry: Registry, transport: Transport) -> None:
-        self.registry = registry
+    def __init__(self, registry: Registry | None, transport: Transport) -> None:
+        self._registry = registry
         self.transport = transport
-        self._pins = registry.layout.state / "market-pins.json"
+
+    @property
+    def registry(self) -> Registry:
+        """The registry that pins and installs (NotFound: this one only looks)."""
+        if self._registry is None:
+            raise NotFound("there is no registry yet", hint="the first publication makes it")
+        return self._registry
+
+    @property
+    def _pins(self) -> Path:
+        return self.registry.layout.state / "market-pins.json"
 
     # -- pins -------------------------------------------------------------------------------------
 
     def pins(self) -> dict[str, str]:
         """Key id -> who the person says it is."""
+        if self._registry is None:
+            return {}
         return {str(key): str(owner) for key, owner in (read_json(self._pins) or {}).items()}
 
     def pin(self, prefix: str, owner: str = "") -> str:
@@ -145,6 +157,8 @@ class Market:
         return self.registry.layout.seen / f"market-{key}.json"
 
     def _check_seen(self, key: str, index: Index, digest: str) -> None:
+        if self._registry is None:
+            return  # whoever has pinned and installed nothing has nothing to be rolled back
         seen = read_json(self._seen_path(key))
         if seen is not None:
             if index.version < seen["version"]:
@@ -177,9 +191,6 @@ class Market:
         return tuple(sorted(found, key=lambda e: e.created, reverse=True))
 
     def _view(self, shelf: Shelf, entry: Entry, pins: dict[str, str]) -> MarketEntry:
-        installed = self.registry.db().execute(
-            "select 1 from keys where key=?", (_install_key(shelf.key, entry),)
-        )
         return MarketEntry(
             name=entry.name,
             version=entry.version,
@@ -193,8 +204,16 @@ class Market:
             manifest=entry.manifest,
             created=entry.created,
             tags=tuple(entry.tags),
-            installed=installed.fetchone() is not None,
+            installed=self._installed(shelf, entry),
         )
+
+    def _installed(self, shelf: Shelf, entry: Entry) -> bool:
+        if self._registry is None:
+            return False
+        found = self._registry.db().execute(
+            "select 1 from keys where key=?", (_install_key(shelf.key, entry),)
+        )
+        return found.fetchone() is not None
 
     # -- publishing -------------------------------------------------------------------------------
 

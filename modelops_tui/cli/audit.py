@@ -22,7 +22,7 @@ def log(
     event_type: Annotated[str | None, typer.Option("--type", help="publish, promote, ...")] = None,
     since: Annotated[str | None, typer.Option(help="From this time (UTC, 2026-01-31).")] = None,
     until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:

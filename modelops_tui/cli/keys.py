@@ -24,12 +24,17 @@ def list_command(as_json: Json = False) -> None:
     """Every key of the trust root."""
     out.choose(as_json=as_json)
     rows = [{**vars(k), "roles": ",".join(k.roles)} for k in Workbench().artifacts.keys()]  # noqa: SIM118
-    out.rows(("fingerprint", "owner", "algorithm", "roles", "here", "revoked"), rows)
+    out.rows(
+        ("fingerprint", "owner", "algorithm", "roles", "here", "revoked"),
+        rows,
+        empty="no key yet: the first job, `modelops-tui models add` or `modelops-tui keys show` "
+        "makes this machine's",
+    )
 
 
 @app.command()
 def show(as_json: Json = False) -> None:
-    """The device key of this machine: what another registry's holder needs to let it in."""
+    """The device key of this machine (made now if there is none): what lets it in elsewhere."""
     out.choose(as_json=as_json)
     out.record(Workbench().artifacts.device())
 
@@ -56,7 +61,9 @@ def create_release(
 def passwd(
     key: KeyName = None,
     passphrase_fd: Fd = None,
-    new_passphrase_fd: Annotated[int | None, typer.Option("--new-passphrase-fd")] = None,
+    new_passphrase_fd: Annotated[
+        int | None, typer.Option("--new-passphrase-fd", help="The new passphrase.")
+    ] = None,
 ) -> None:
     """Change a release key's passphrase."""
     old = passphrase(passphrase_fd) or ""

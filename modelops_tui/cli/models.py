@@ -247,7 +247,8 @@ def stages(as_json: Json = False) -> None:
     rows = [
         {**vars(stage), "gates": "; ".join(stage.gates)} for stage in Workbench().artifacts.stages()
     ]
-    out.rows(("name", "role", "threshold", "held", "gates"), rows)
+    nothing = "no registry yet: the first job or `modelops-tui models add` makes it"
+    out.rows(("name", "role", "threshold", "held", "gates"), rows, empty=nothing)
 
 
 @app.command()

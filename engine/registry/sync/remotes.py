@@ -67,12 +67,19 @@ def connect(url: str, *, conditional: bool = True) -> Transport:
 
         return S3(url, conditional=conditional)
     if scheme == "file":
-        return Folder(Path(urlsplit(url).path))
-    if not scheme and url.startswith(("/", "./", "../", "~")):
-        return Folder(Path(url))
+        return _folder(Path(urlsplit(url).path))
+    if not scheme and (url.startswith(("/", "./", "../", "~")) or Path(url).is_dir()):
+        return _folder(Path(url))
     raise BadInput(
         f"{url!r} is no remote", hint="s3://bucket/prefix?endpoint=http://host:9000, or a folder"
     )
+
+
+def _folder(path: Path) -> Folder:
+    place = Folder(path)
+    if place.root.exists() and not place.root.is_dir():
+        raise BadInput(f"{place.root} is no folder", hint="name a folder; a new one is made")
+    return place
 
 
 def probe(transport: Transport) -> Probe:

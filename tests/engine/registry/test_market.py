@@ -10,6 +10,7 @@ import pytest
 
 from engine.api.artifacts import Artifacts
 from engine.errors import IntegrityError, ModelOpsError, Refused
+from engine.paths import StatePaths
 
 Machine = Callable[[str], Artifacts]
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 512}
@@ -85,6 +86,17 @@ def test_share_and_install_over_a_bucket(
     bob.market_install(bucket, "pirate")
     assert bob.verify("pirate", deep=True).ok
     assert bob.market_verify(bucket, "pirate") == ()
+
+
+def test_a_catalogue_is_looked_at_without_a_registry(
+    shared: tuple[Artifacts, Artifacts, str], tmp_path: Path
+) -> None:
+    _, _, url = shared
+    stranger = Artifacts(StatePaths(tmp_path / "stranger"))
+    (entry,) = stranger.market_browse(url)
+    assert (entry.pinned, entry.installed) == (False, False)
+    assert stranger.market_card(url, entry.name)
+    assert not (tmp_path / "stranger").exists(), "looking makes nothing"
 
 
 def test_a_base_that_does_not_fit(shared: tuple[Artifacts, Artifacts, str], tmp_path: Path) -> None:

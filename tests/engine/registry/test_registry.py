@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,46 @@ def test_a_looker_makes_nothing(tmp_path: Path) -> None:
     assert artifacts.list() == ()
     with pytest.raises(NotFound):
         artifacts.show("bot")
+    assert artifacts.keys() == ()
+    assert artifacts.release_keys() == ()
+    assert not artifacts.root_is_locked()
+    assert artifacts.stages() == ()
+    assert artifacts.remotes() == ()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda a: a.sync_status(),
+        lambda a: a.sync_diff(),
+        lambda a: a.push(),
+        lambda a: a.pull(),
+        lambda a: a.remote_probe("origin"),
+        lambda a: a.remote_remove("origin"),
+        lambda a: a.attest_public_pem(),
+        lambda a: a.revoke_key("0123456789", "lost"),
+        lambda a: a.rotate_device_key(),
+        lambda a: a.market_verify("nowhere", "bot"),
+        lambda a: a.market_pin("nowhere", "0" * 16),
+    ],
+)
+def test_what_can_not_be_done_makes_nothing(
+    tmp_path: Path, look: Callable[[Artifacts], object]
+) -> None:
+    artifacts = Artifacts(StatePaths(tmp_path / "none"))
+    with pytest.raises(NotFound) as refused:
+        look(artifacts)
+    assert refused.value.hint, "it says what to do"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_place_that_can_not_be_a_remote_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    artifacts = Artifacts(StatePaths(tmp_path / "none"))
+    with pytest.raises(BadInput, match="is no folder") as refused:
+        artifacts.remote_add("origin", str(tmp_path / "file"))
+    assert refused.value.hint
     assert not (tmp_path / "none").exists()
 
 
