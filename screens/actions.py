@@ -147,6 +147,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("check-recipe", "c", "Check it: mistakes, data, memory, time", "recipes", label="check"),
     Action("edit-recipe", "e", "Open it in $EDITOR", "recipes"),
     Action("copy-recipe", "C", "Copy it to my own recipes", "recipes"),
+    Action("new-recipe", "a", "Begin a new recipe of a kind", "recipes", label="new"),
+    Action("import-recipe", "I", "Translate a YAML of Axolotl, LLaMA-Factory, TRL ...", "recipes"),
     # a recipe's form
     Action(
         "leave-form",
@@ -198,6 +200,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("new-index", "a", "Index another folder", "ask"),
     Action("remove-index", "d", "Remove the index", "ask"),
     Action("file-chunks", "o", "The chunks of a file, their offsets and words", "ask"),
+    Action("measure-index", "M", "Measure retrieval on a folder of questions", "ask"),
     Action("ask-filter", "F", "Ask only some documents: by path, tag, day", "ask"),
     # chat
     Action("write", "i", "Write a message", "chat", label="write"),
@@ -236,6 +239,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("free-space", "f", "Free what nothing refers to any more", "system", label="free"),
     Action("run-doctor", "D", "Look at everything that jobs depend on", "system", label="doctor"),
     Action("edit-settings", "e", "Open the settings in $EDITOR", "system"),
+    Action("install-backend", "i", "Make the environment of a backend", "system"),
+    Action("remove-backend", "d", "Remove the environment of a backend", "system"),
 )
 
 PLACES = {

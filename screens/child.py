@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import ModelOpsError
 from engine.paths import StatePaths
@@ -33,6 +33,7 @@ class Child:
         task: told how far it is; its ``stop`` ends the command.
         source: the file that it reads, where that tells how far it is.
         module: a module to run in place of the whole program; it prints JSON without being asked.
+        live: what it says beside its answer is shown line by line as what is being worked on.
     """
 
     def __init__(
@@ -43,10 +44,13 @@ class Child:
         task: Task,
         source: Path | None = None,
         module: str = "",
+        *,
+        live: bool = False,
     ) -> None:
         whole = ["modelops_tui", *command, "--json", "--", *arguments]
         self._words = [module, *command, *arguments] if module else whole
         self._paths, self._task = paths, task
+        self._live = live
         self.narration = ""
         """What it said beside its answer."""
         self._source = source.resolve() if source is not None and source.is_file() else None
@@ -73,13 +77,30 @@ class Child:
                 start_new_session=True,
             )
         try:
-            out, err = self._process.communicate()
+            out, err = self._communicate(self._process)
         finally:
             self._task.over = True
         if self._task.stopping:
             raise Stopped(f"{self._task.title}: stopped", why=self._task.stopped_means)
         self.narration = err.decode("utf-8", "replace").strip()
         return _answer(out, err, self._process.returncode)
+
+    def _communicate(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+        if not self._live or process.stdout is None or process.stderr is None:
+            return process.communicate()
+        told: list[bytes] = []
+
+        def listen(stream: IO[bytes]) -> None:
+            for line in stream:
+                told.append(line)
+                self._task.thing = line.decode("utf-8", "replace").strip()
+
+        listener = threading.Thread(target=listen, args=(process.stderr,), daemon=True)
+        listener.start()
+        out = process.stdout.read()
+        process.wait()
+        listener.join(GRACE_S)  # a grandchild may keep it open
+        return out, b"".join(told)
 
     def stop(self) -> None:
         """Ask it to end as ctrl+c would, so that it tidies up; then make it."""

@@ -23,7 +23,7 @@ from screens.ask.lines import (
     prompt_lines,
     talk_lines,
 )
-from screens.ask.syncing import AskSync
+from screens.ask.measuring import AskMeasure
 from screens.dialogs import ChoiceDialog, LineDialog, TextDialog
 from screens.prose import fact_columns, paragraph, table
 from screens.text import Line, ago, number, size
@@ -49,7 +49,7 @@ class AnswerGrew(Message):
         return isinstance(message, AnswerGrew)
 
 
-class AskScreen(AskSync):
+class AskScreen(AskMeasure):
     """The models run in a service process; it is kept for the next question."""
 
     NAME = "ask"

@@ -11,10 +11,10 @@ from engine.errors import Conflict, RecipeInvalid
 from engine.types.jobs import JobView
 from engine.types.recipes import Diagnostic, Estimate, LibraryEntry
 from screens.actions import bindings
-from screens.detail_screen import DetailScreen
 from screens.prose import fact_columns, heading, paragraph, table, toml_lines
 from screens.recipe_picker import one_diagnostic, recipe_row, run_recipe
 from screens.recipes.apart import planned
+from screens.recipes.making import RecipeMaking
 from screens.text import Line, duration, size
 from screens.widgets.paged_table import Column, Row
 from screens.widgets.text_pane import Build
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.recipe.plan import Plan
 
 
-class RecipesScreen(DetailScreen):
+class RecipesScreen(RecipeMaking):
     """What can be run, and whether it would."""
 
     NAME = "recipes"
@@ -38,6 +38,11 @@ class RecipesScreen(DetailScreen):
 
     def fetch(self) -> Sequence[Row]:
         return [recipe_row(entry) for entry in self.workbench.recipes.library()]
+
+    def _take_rows(self, rows: Sequence[Row]) -> None:
+        super()._take_rows(rows)
+        if self.key_to_choose and self.table.go_to(self.key_to_choose):
+            self.key_to_choose = ""
 
     def pane_lines(self, pane: str, item: LibraryEntry) -> Build:
         recipes = self.workbench.recipes
@@ -96,7 +101,7 @@ class RecipesScreen(DetailScreen):
             [],
             *paragraph(
                 "Recipes come with the program, with plugins, and from your own folder. "
-                "`modelops-tui recipe new finetune` writes a first one.",
+                "a begins a new one of a kind, I translates another program's YAML.",
                 min(76, width),
             ),
         ]
@@ -126,13 +131,9 @@ class RecipesScreen(DetailScreen):
                 recipes = self.workbench.recipes
                 return recipes.save(name, Path(entry.path).read_text(encoding="utf-8"))
 
-            self.in_thread("copy", work, lambda path: self._copied(path))
+            self.in_thread("copy", work, self.recipe_saved)
 
         self.ask_line("Name of the copy", "It is yours: edit it with e.", copy, f"my-{entry.name}")
-
-    def _copied(self, path: Path) -> None:
-        self.say(f"saved {path}")
-        self.action_reload()
 
     def action_edit_recipe(self) -> None:
         if self.item is None:

@@ -13,8 +13,8 @@ from engine.types.artifacts import GcReport
 from engine.types.system import Check, DeviceView, DiskUse, EngineStatus
 from screens.actions import bindings
 from screens.dialogs import ConfirmDialog, error_lines
-from screens.frame import WorkScreen
 from screens.prose import fact_columns, heading, paragraph, table
+from screens.system.backends import BackendActions, backend_lines
 from screens.text import UNICODE, Line, bar, duration, size
 from screens.widgets.pane_deck import Pane, PaneDeck
 from screens.widgets.text_pane import Build, TextPane
@@ -23,7 +23,7 @@ from screens.widgets.text_pane import Build, TextPane
 LOOK_EVERY = 3.0
 
 
-class SystemScreen(WorkScreen):
+class SystemScreen(BackendActions):
     """One deck of panes; the devices and the engine are looked at again while they are shown."""
 
     NAME = "system"
@@ -34,6 +34,7 @@ class SystemScreen(WorkScreen):
         ("disk", "Disk"),
         ("settings", "Settings"),
         ("doctor", "Doctor"),
+        ("backends", "Backends"),
     )
 
     def compose_body(self) -> ComposeResult:
@@ -71,6 +72,7 @@ class SystemScreen(WorkScreen):
         readers: dict[str, Callable[[], Build]] = {
             "machine": self._machine,
             "disk": self._disk,
+            "backends": self._backends,
             "settings": self._settings,
             "doctor": self._doctor,
         }
@@ -110,6 +112,10 @@ class SystemScreen(WorkScreen):
     def _disk(self) -> Build:
         uses = self.workbench.system.disk()
         return lambda width: disk_lines(uses, width)
+
+    def _backends(self) -> Build:
+        states = self.workbench.backends.list()
+        return lambda width: backend_lines(states, width)
 
     def _settings(self) -> Build:
         views = self.workbench.system.setting_views()
@@ -197,7 +203,12 @@ class SystemScreen(WorkScreen):
         self.load_pane()
 
     def command_twin(self) -> str:
-        twins = {"machine": "gpu list", "disk": "models gc", "settings": "config show"}
+        twins = {
+            "machine": "gpu list",
+            "disk": "models gc",
+            "backends": "backends list",
+            "settings": "config show",
+        }
         return f"modelops-tui {twins.get(self.deck.current, 'doctor')}"
 
 

@@ -139,6 +139,31 @@ async def test_the_chunks_of_a_file_and_which_documents_are_asked(asked: tuple[S
         assert screen.command_twin().endswith("--path 'cats.*'")
 
 
+async def test_retrieval_is_measured_and_two_ways_compared(
+    asked: tuple[Seed, Path], tmp_path: Path
+) -> None:
+    seed, _ = asked
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    (questions / "queries.jsonl").write_text('{"id": "q1", "text": "What do penguins eat?"}\n')
+    (questions / "qrels.tsv").write_text("q1\tpenguins.md\t1\n")
+    app = make_app(seed)
+    heard = listen(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await until(pilot, lambda: bool(getattr(app.screen, "item", None)), "the index")
+        await pilot.press("M")
+        await write(pilot, f"{questions} fuzzy")
+        await until(pilot, lambda: any("is no way to search" in t for t in heard), "refused")
+        await pilot.press("M")
+        await write(pilot, str(questions))
+        await until(pilot, lambda: isinstance(app.screen, TextDialog), "measured")
+        pane = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "ndcg@10" in pane.text, "the figures")
+        assert "bm25 against hybrid" in pane.text
+        assert "1 equal" in pane.text
+
+
 async def test_indexes_are_made_synced_and_removed_here(tmp_path: Path) -> None:
     folder = tmp_path / "my notes"
     folder.mkdir()

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from engine.api import Workbench
-from screens.dialogs import ConfirmDialog, LineDialog
+from screens.dialogs import ChoiceDialog, ConfirmDialog, LineDialog, TextDialog
 from screens.progress import ProgressDialog
 from screens.recipes.document import RecipeDocument
 from screens.recipes.form import FormScreen
 from screens.widgets.text_pane import TextPane
 from tests.screens.conftest import make_app, reads, until
 from tests.screens.seeded import Seed
+from tests.screens.test_sync import listen
 
 BROKEN = """\
 recipe = 1
@@ -288,3 +289,70 @@ async def test_themes_and_keymap(empty: Seed) -> None:
         assert app.theme == "workbench-dark"
         await pilot.press("f9")
         assert app.theme == "workbench-light"
+
+
+async def test_a_new_recipe_of_a_kind_and_a_translated_one(empty: Seed, tmp_path: Path) -> None:
+    foreign = tmp_path / "My Run.yml"
+    foreign.write_text(
+        "base_model: HuggingFaceTB/SmolLM2-135M\nadapter: lora\nlora_r: 16\n"
+        "datasets:\n  - path: rows.jsonl\n    type: chat_template\n"
+        "learning_rate: 3e-4\nsome_odd_key: 7\n"
+    )
+    app = make_app(empty)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: bool(getattr(app.screen, "rows", ())), "the library")
+        screen: Any = app.screen
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, ChoiceDialog), "the kinds")
+        await pilot.press(*"quantize", "enter")
+        await until(pilot, lambda: isinstance(app.screen, LineDialog), "a name")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(screen.item and screen.item.name == "my-quantize"), "made")
+        assert 'kind = "quantize"' in Path(screen.item.path).read_text()
+        await pilot.press("I")
+        await until(pilot, lambda: isinstance(app.screen, LineDialog), "which file")
+        app.screen.query_one(Input).value = str(foreign)
+        await pilot.press("enter")
+        named = lambda: (  # noqa: E731
+            isinstance(app.screen, LineDialog) and app.screen.query_one(Input).value == "my-run"
+        )
+        await until(pilot, named, "its name")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog), "the report")
+        pane = app.screen.query_one(TextPane)
+        await until(pilot, lambda: "some_odd_key = 7" in pane.text, "what was left out")
+        assert "axolotl" in pane.text
+        await pilot.press("escape")
+        await until(pilot, lambda: bool(screen.item and screen.item.name == "my-run"), "chosen")
+        assert "lr = 0.0003" in Path(screen.item.path).read_text()
+
+
+async def test_backends_are_listed_made_and_removed(
+    empty: Seed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # what it says first needs no network
+    monkeypatch.setenv("PIP_FIND_LINKS", str(empty.paths.root / "nowhere"))
+    app = make_app(empty)
+    heard = listen(app)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("8")
+        await until(pilot, lambda: "engine" in text_of(app, "machine"), "the machine")
+        screen: Any = app.screen
+        screen.deck.show("backends")
+        await until(pilot, lambda: "gptqmodel" in text_of(app, "backends"), "all of them")
+        assert screen.command_twin() == "modelops-tui backends list"
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ChoiceDialog), "those that are made")
+        assert app.screen.query_one(".dialog-keys", Static).content == (
+            "no backend has an environment; esc leaves"
+        )
+        await pilot.press("escape", "i")
+        await until(pilot, lambda: isinstance(app.screen, ChoiceDialog), "which")
+        await pilot.press(*"gptqmodel", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "how far it is")
+        await until(pilot, lambda: bool(screen.backend_task and screen.backend_task.over), "over")
+        # no package can be fetched: it is told why, and nothing half-made counts
+        await until(pilot, lambda: any("gptqmodel" in told for told in heard), "told")
+        states = {s.spec.name: s.state for s in empty.workbench.backends.list()}
+        assert states["gptqmodel"] != "ready"

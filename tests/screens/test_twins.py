@@ -36,13 +36,13 @@ async def test_twins_of_every_screen_and_pane(seed: Seed) -> None:
                 seen.add(screen.command_twin())
                 continue
             await until(pilot, lambda s=screen: s._loaded, f"{name} is read")
-            keys = [row.key for row in screen.rows][:8]
+            keys = [row.key for row in screen.rows][:4]
             for pane, _ in screen.PANES:
                 screen.deck.show(pane)
                 seen.add(screen.command_twin())
                 for key in keys:
                     screen.table.go_to(key)
                     seen.add(screen.command_twin())
-    assert len(seen) > 20
+    assert len(seen) > 15
     for line in sorted(seen):
         parsed(line)
