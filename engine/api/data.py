@@ -43,7 +43,7 @@ class Data:
         message: str = "",
         publish: bool = True,
     ) -> tuple[DatasetVersion, bool]:
-        """Make a new version from a file or folder; signed unless ``publish`` is False.
+        """Make a new version from a file, a folder or bundled data; signed unless not ``publish``.
 
         Returns:
             The version, and False where overwriting with the same source made none.
@@ -52,8 +52,10 @@ class Data:
             BadInput, NotFound, Conflict, OutOfSpace: see ``engine.data.versions.import_rows``.
         """
         from engine.data.publish import publish_version
+        from engine.data.removal import clear_removed
         from engine.data.versions import import_rows, open_dataset
 
+        clear_removed(self._paths.datasets)
         version, fresh = import_rows(
             Path(source).expanduser(), name, self._paths, mode=mode, key=key, message=message
         )
@@ -164,13 +166,16 @@ class Data:
     ) -> VacuumReport:
         """Delete files only old versions need; tags and lineages keep theirs."""
         from engine.data.history import vacuum
+        from engine.data.removal import clear_removed
         from engine.data.versions import open_dataset
 
+        if not dry_run:
+            clear_removed(self._paths.datasets)
         return vacuum(open_dataset(name, self._paths), retention_hours, dry_run=dry_run)
 
     def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a dataset with all versions; a published one needs ``force``."""
-        from engine.data.versions import remove
+        from engine.data.removal import remove
 
         remove(name, self._paths, force=force)
 

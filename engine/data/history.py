@@ -159,11 +159,12 @@ def export(dataset: Dataset, version: int, target: Path, *, force: bool = False)
         raise BadInput(
             f"can't export to {suffix or target.name}",
             why=f"it is {', '.join(EXPORT_SUFFIXES)} only",
+            hint="the file's ending says what is written",
         )
     if target.exists() and not force:
         raise BadInput(f"{target} exists", hint="--force writes over it")
     if not target.parent.is_dir():
-        raise NotFound(f"there is no folder {target.parent}")
+        raise NotFound(f"there is no folder {target.parent}", hint="make it first: mkdir -p")
     fresh = target.with_name(f".{target.name}.new")
     try:
         if suffix == ".parquet":

@@ -44,9 +44,7 @@ def resolve_data(ref: str, paths: StatePaths) -> DataLocation:
     if not ref:
         raise BadInput("an empty data reference", hint="name a file or a dataset")
     if ref in BUNDLED:
-        import assets
-
-        return DataLocation(Path(assets.__file__).parent / "data" / BUNDLED[ref], ref)
+        return DataLocation(_bundled(ref), ref)
     path = Path(ref).expanduser()
     if path.exists():
         return DataLocation(path.absolute(), path.name)
@@ -60,6 +58,17 @@ def resolve_data(ref: str, paths: StatePaths) -> DataLocation:
         why="it is no file, no dataset version and no bundled dataset",
         hint=f"did you mean {near[0]}?" if near else f"bundled: {', '.join(sorted(BUNDLED))}",
     )
+
+
+def bundled_or(path: Path) -> Path:
+    """``path``, or the bundled data of that name where no file has it."""
+    return _bundled(str(path)) if str(path) in BUNDLED and not path.exists() else path
+
+
+def _bundled(name: str) -> Path:
+    import assets
+
+    return Path(assets.__file__).parent / "data" / BUNDLED[name]
 
 
 def _versioned(ref: str, paths: StatePaths) -> list[str]:

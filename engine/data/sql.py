@@ -107,7 +107,10 @@ def _rest(error: Exception) -> str:
 def _only_a_read(connection: Any, query: str) -> None:
     statements = connection.extract_statements(query)
     if len(statements) != 1:
-        raise BadInput(f"one statement at a time, not {len(statements)}")
+        raise BadInput(
+            f"one statement at a time, not {len(statements)}",
+            hint="WITH joins several into one; else ask one after the other",
+        )
     kind = statements[0].type.name
     if kind not in _READS:
         raise Refused(

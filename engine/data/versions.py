@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from engine.data.reading import data_files, open_rows
 from engine.data.rows import local_files
-from engine.errors import BadInput, Conflict, ModelOpsError, NotFound, OutOfSpace, Refused
+from engine.data.source import BUNDLED, bundled_or
+from engine.data.writing import write_rows
+from engine.errors import BadInput, Conflict, ModelOpsError, NotFound
 from engine.paths import StatePaths
 from engine.types.data import DatasetVersion, DatasetView
 
@@ -46,6 +48,14 @@ class Dataset:
     @property
     def table_path(self) -> Path:
         return self.folder / "table"
+
+    def exists(self) -> bool:
+        """Whether anything was committed; an import that was killed at once leaves a bare log."""
+        try:
+            with os.scandir(self.table_path / "_delta_log") as entries:
+                return any(entry.name.endswith(".json") for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def table(self, version: int | None = None) -> DeltaTable:
         """The Delta table at ``version`` (None: the newest).
@@ -158,7 +168,11 @@ class Dataset:
             if number in numbers:
                 return number
             near = ", ".join(f"v{n}" for n in sorted(numbers))
-            raise NotFound(f"{self.name} has no version v{number}", why=f"it has {near}")
+            raise NotFound(
+                f"{self.name} has no version v{number}",
+                why=f"it has {near}",
+                hint=f"modelops-tui data show {self.name} tells what each of them is",
+            )
         if _DATE.fullmatch(text):
             return self._by_date(text, tuple(numbers.values()))
         raise NotFound(
@@ -171,7 +185,9 @@ class Dataset:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError as error:
-            raise BadInput(f"{text!r} is not a date", why=str(error)) from error
+            raise BadInput(
+                f"{text!r} is not a date", why=str(error), hint="2026-01-31 or 2026-01-31T12:00"
+            ) from error
         if len(text) == len("2026-01-31"):
             moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
         if moment.tzinfo is None:
@@ -181,7 +197,11 @@ class Dataset:
                 return version.version
         first = datetime.fromtimestamp(versions[-1].time, UTC).astimezone()
         oldest = first.isoformat(timespec="seconds")
-        raise NotFound(f"{self.name} did not exist on {text}", why=f"its first version: {oldest}")
+        raise NotFound(
+            f"{self.name} did not exist on {text}",
+            why=f"its first version: {oldest}",
+            hint=f"modelops-tui data show {self.name} lists its versions with their times",
+        )
 
     # -- what Delta has no place for --------------------------------------------------------------
 
@@ -207,16 +227,30 @@ class Dataset:
         """Hold the dataset for one writer.
 
         Raises:
-            Conflict: another process writes it now.
+            Conflict: another process writes or removes it now.
         """
-        with (self.folder / "lock").open("w") as lock:
+        with self._lock():
+            yield
+
+    def _lock(self) -> IO[str]:
+        path = self.folder / "lock"
+        try:
+            lock = path.open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(
-                    f"{self.name} is being written by another process", hint="try again after it"
-                ) from error
-            yield
+                # a removal renames the folder with its lock: this one may be of what is gone
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+            except OSError:
+                lock.close()
+                raise
+            lock.close()
+            raise FileNotFoundError(path)
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise Conflict(
+                f"{self.name} is being written or removed by another process",
+                hint="try again after it",
+            ) from error
 
     def record(self, version: int, **fields: Any) -> None:
         """Add what is known of a version to ``meta.json``."""
@@ -234,6 +268,7 @@ class Dataset:
             raise BadInput(
                 f"{tag!r} can't be a tag",
                 why="tags are lower-case letters, digits, . _ - and no version number or date",
+                hint="for example golden, or release-1",
             )
         with self.writing():
             meta = self.meta()
@@ -249,7 +284,11 @@ class Dataset:
         with self.writing():
             meta = self.meta()
             if meta["tags"].pop(tag, None) is None:
-                raise NotFound(f"{self.name} has no tag {tag!r}")
+                known = ", ".join(sorted(meta["tags"]))
+                raise NotFound(
+                    f"{self.name} has no tag {tag!r}",
+                    hint=f"its tags: {known}" if known else "it has no tag at all",
+                )
             self.write_meta(meta)
 
 
@@ -263,6 +302,7 @@ def check_name(name: str) -> str:
         raise BadInput(
             f"{name!r} can't name a dataset",
             why="names are lower-case letters, digits, . _ - (at most 100, no leading mark)",
+            hint="modelops-tui data import FILE NAME gives it one",
         )
     return name
 
@@ -274,8 +314,17 @@ def open_dataset(name: str, paths: StatePaths) -> Dataset:
         NotFound: none; near names are offered.
     """
     dataset = Dataset(name, paths.datasets / name)
-    if not NAME.fullmatch(name) or not (dataset.table_path / "_delta_log").is_dir():
+    if not NAME.fullmatch(name) or not dataset.exists():
         import difflib
+
+        if name in BUNDLED:
+            own = name.replace("/", "-")
+            raise NotFound(
+                f"{name} comes with the program and has no versions",
+                hint=f"modelops-tui data import {name} {own} makes a dataset of it"
+                if name != "docs"
+                else "modelops-tui rag sync docs makes an index of it",
+            )
 
         near = difflib.get_close_matches(name, dataset_names(paths), 3)
         raise NotFound(
@@ -290,9 +339,9 @@ def dataset_names(paths: StatePaths) -> tuple[str, ...]:
     """Names of every dataset, sorted."""
     if not paths.datasets.is_dir():
         return ()
-    logs = paths.datasets.glob("*/table/_delta_log")
     # a dot: being removed, or left by a removal that was killed
-    return tuple(sorted(d.parts[-3] for d in logs if not d.parts[-3].startswith(".")))
+    folders = [f for f in paths.datasets.iterdir() if not f.name.startswith(".")]
+    return tuple(sorted(f.name for f in folders if Dataset(f.name, f).exists()))
 
 
 def views(paths: StatePaths) -> tuple[DatasetView, ...]:
@@ -305,7 +354,7 @@ def views(paths: StatePaths) -> tuple[DatasetView, ...]:
         try:
             found.append(view(dataset))
         except (ModelOpsError, DeltaError, OSError):
-            if (dataset.table_path / "_delta_log").is_dir():
+            if dataset.exists():
                 raise
     return tuple(found)
 
@@ -383,13 +432,14 @@ def import_rows(
     if (mode == "merge") != bool(key):
         raise BadInput("a merge needs a key, and only a merge takes one", hint="--key id")
     dataset = Dataset(name, paths.ensure().datasets / name)
+    source = bundled_or(source)
     digest = source_hash(source)
-    new_folder = not dataset.folder.exists()
     dataset.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with dataset.writing():
-            if mode == "overwrite" and not new_folder and _same_source(dataset, digest):
-                return dataset.versions()[0], False
+    with dataset.writing():
+        empty = not dataset.exists() or not dataset.versions()
+        if mode == "overwrite" and not empty and _same_source(dataset, digest):
+            return dataset.versions()[0], False
+        try:
             reader = open_rows(source)
             properties = {
                 "modelops.mode": mode,
@@ -397,100 +447,17 @@ def import_rows(
                 "modelops.sha256": digest,
                 "modelops.message": message,
             }
-            _write(dataset, reader, mode, key, properties)
+            write_rows(dataset.name, dataset.table_path, reader, mode, key, properties)
             number = dataset.latest()
             rows, size = measure(dataset.table(number))
             dataset.record(number, rows=rows, size_bytes=size)
-    except BaseException:
-        if new_folder and not (dataset.table_path / "_delta_log").exists():
-            shutil.rmtree(dataset.folder, ignore_errors=True)
-        raise
+        except BaseException:
+            if empty:
+                shutil.rmtree(dataset.folder, ignore_errors=True)
+            raise
     return dataset.versions()[0], True
 
 
 def _same_source(dataset: Dataset, digest: str) -> bool:
-    if not (dataset.table_path / "_delta_log").is_dir():
-        return False
-    versions = dataset.versions()
-    newest = versions[0] if versions else None
-    return bool(newest and newest.source_sha256 == digest and newest.operation == "overwrite")
-
-
-def _write(
-    dataset: Dataset, reader: Any, mode: str, key: tuple[str, ...], properties: dict[str, str]
-) -> None:
-    import pyarrow as pa
-    from deltalake import CommitProperties, DeltaTable, write_deltalake
-    from deltalake.exceptions import DeltaError
-
-    where = str(dataset.table_path)
-    commit = CommitProperties(custom_metadata=properties)
-    try:
-        # the empty version 0 makes the first rows v1
-        if not (dataset.table_path / "_delta_log").is_dir():
-            DeltaTable.create(where, schema=reader.schema, mode="ignore")
-        if mode == "merge":
-            _merge(DeltaTable(where), reader.read_all(), key, commit)
-        else:
-            schema_mode: Any = "merge" if mode == "append" else "overwrite"
-            write_mode: Any = mode
-            write_deltalake(
-                where, reader, mode=write_mode, schema_mode=schema_mode, commit_properties=commit
-            )
-    except OSError as error:
-        raise _disk(dataset.name, str(error)) from error
-    except (DeltaError, pa.ArrowException) as error:
-        text = str(error)
-        if "No space left" in text:
-            raise _disk(dataset.name, text) from error
-        raise BadInput(
-            f"the rows don't fit {dataset.name}",
-            why=text.splitlines()[0],
-            hint="overwrite takes another schema; append and merge only add columns",
-        ) from error
-
-
-def _disk(name: str, reason: str) -> OutOfSpace:
-    return OutOfSpace(f"{name} could not be written", why=reason, hint="the dataset is unchanged")
-
-
-def _merge(table: DeltaTable, rows: Any, key: tuple[str, ...], commit: Any) -> None:
-    missing = [k for k in key if k not in rows.column_names]
-    known = {f.name for f in table.schema().fields}
-    missing += [k for k in key if k not in known and k not in missing]
-    if missing:
-        raise BadInput(f"no column {', '.join(missing)} to merge by")
-    counts = rows.group_by(list(key)).aggregate([([], "count_all")])
-    repeated = sum(1 for n in counts["count_all"].to_pylist() if n > 1)
-    if repeated:
-        raise BadInput(
-            f"{repeated} keys stand more than once in the source",
-            why="a merge would not know which row counts",
-        )
-    on = " AND ".join(f"target.`{k}` = source.`{k}`" for k in key)
-    merger = table.merge(
-        rows, on, source_alias="source", target_alias="target",
-        merge_schema=True, commit_properties=commit,
-    )  # fmt: skip
-    merger.when_matched_update_all().when_not_matched_insert_all().execute()
-
-
-def remove(name: str, paths: StatePaths, *, force: bool = False) -> None:
-    """Delete a dataset with all its versions.
-
-    Raises:
-        Refused: a version is published (a lineage may name it) and ``force`` is not given.
-    """
-    dataset = open_dataset(name, paths)
-    published = [v for v in dataset.versions() if v.manifest]
-    if published and not force:
-        raise Refused(
-            f"{name} is published as a signed artifact",
-            why=", ".join(f"v{v.version}" for v in published),
-            hint="--force removes the table; the artifacts stay in the registry",
-        )
-    with dataset.writing():
-        doomed = paths.datasets / f".{name}.removed"
-        shutil.rmtree(doomed, ignore_errors=True)
-        dataset.folder.replace(doomed)
-    shutil.rmtree(doomed)
+    newest = dataset.versions()[0]
+    return newest.source_sha256 == digest and newest.operation == "overwrite"

@@ -64,7 +64,9 @@ def _data_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> No
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet, text, or a folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="JSONL, JSON, CSV, Parquet, text, a folder, or bundled data.")
+    ],
     name: Annotated[str | None, typer.Argument(help="Dataset (default: the file's name).")] = None,
     append: Annotated[bool, typer.Option("--append", help="Add to the newest version.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Replace rows of known --key.")] = False,
@@ -198,6 +200,19 @@ def restore(
     """Make a new version with the rows of an older one."""
     out.choose(as_json=as_json)
     _made(Workbench().data.restore(ref, publish=sign))
+
+
+@app.command()
+def sign(ref: Ref, as_json: Json = False) -> None:
+    """Publish a version that was made with --no-sign as a signed artifact."""
+    out.choose(as_json=as_json)
+    data = Workbench().data
+    version = data.version(ref)
+    manifest = data.publish(f"{version.name}@v{version.version}")
+    if out.format is not Format.TABLE:
+        out.json({"name": version.name, "version": f"v{version.version}", "manifest": manifest})
+        return
+    out.say(f"{version.name}@{version.version} is signed: {manifest}")
 
 
 @app.command()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -116,6 +117,28 @@ def test_mistakes_have_their_exit_status(run, tmp_path: Path) -> None:
     assert "not a read" in run("data", "sql", "drop table x", status=5)
     (tmp_path / "bad.jsonl").write_text("{")
     assert "bad.jsonl:1" in run("data", "import", "bad.jsonl", status=2)
+
+
+def test_a_version_is_signed_later(run, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": 1}\n')
+    made = json.loads(run("data", "import", "t.jsonl", "--no-sign", "--json"))
+    assert made["manifest"] is None
+    signed = json.loads(run("data", "sign", "t", "--json"))
+    assert (signed["name"], signed["version"]) == ("t", "v1")
+    assert (
+        json.loads(run("data", "show", "t", "--json"))["version"]["manifest"]
+        == (signed["manifest"])
+    )
+    assert signed["manifest"] in json.dumps(json.loads(run("models", "show", "t", "--json")))
+
+
+def test_bundled_data_says_what_it_is_and_becomes_a_dataset(run) -> None:
+    said = run("data", "show", "house/train", status=3)
+    assert "comes with the program" in said
+    (command,) = re.findall(r"modelops-tui (data import house/train \S+)", said)
+    made = json.loads(run(*command.split(), "--json"))
+    assert (made["name"], made["rows"] > 100) == ("house-train", True)
+    assert "rag sync docs" in run("data", "show", "docs", status=3)
 
 
 def test_check_and_mask_run_the_training_code(run) -> None:

@@ -14,8 +14,9 @@ from engine.data.difference import diff
 from engine.data.history import export, iterate, restore, rows_page, statistics, vacuum
 from engine.data.publish import publish_version
 from engine.data.reading import iterate_rows
+from engine.data.removal import remove
 from engine.data.rows import read_rows
-from engine.data.versions import Dataset, import_rows, open_dataset, remove
+from engine.data.versions import Dataset, import_rows, open_dataset
 from engine.errors import BadInput, Conflict, NotFound, Refused
 from engine.paths import StatePaths
 
