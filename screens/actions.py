@@ -140,6 +140,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("raise-job", "plus", "Move a waiting job forward", "jobs"),
     Action("lower-job", "minus", "Move a waiting job back", "jobs"),
     Action("open-path", "o", "Show where the files are", "jobs"),
+    Action("compare-jobs", "c", "Compare the two selected runs", "jobs"),
     Action("active-only", "a", "Only jobs that have not ended, or all", "jobs"),
     # recipes
     Action("run-recipe", "r", "Run this recipe", "recipes", label="run"),

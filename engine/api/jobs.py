@@ -23,6 +23,7 @@ from engine.types.jobs import AttemptView, EventPage, JobPage, JobState, JobView
 if TYPE_CHECKING:
     from engine.recipe.plan import Plan
     from engine.telemetry.watch import Growth
+    from engine.types.compared import JobsCompared
 
 #: At most this many bytes of events a page, so that a screen never stalls on a long run.
 EVENT_PAGE_BYTES = 1 << 20
@@ -137,6 +138,16 @@ class Jobs:
         path = self._paths.run_dir(self._resolve(job_id)) / "plan.json"
         value: dict[str, Any] = json.loads(path.read_bytes())
         return value
+
+    def compare(self, left: str, right: str) -> JobsCompared:
+        """Two jobs side by side: settings that differ, figures, loss curves.
+
+        Raises:
+            NotFound: no such job.
+        """
+        from engine.api.comparing import compare
+
+        return compare(self, left, right)
 
     def changed(self) -> int:
         """A number that changes when anything is committed (cheap: ask at 4 Hz)."""

@@ -1,4 +1,4 @@
-"""``models compare``: two artifacts, and so the two runs that made them, side by side."""
+"""``models compare`` and ``jobs compare``: two artifacts, or two runs, side by side."""
 
 from __future__ import annotations
 
@@ -52,6 +52,49 @@ def compare(
             ],
         ),
     ]
+    shown = [(columns, rows) for columns, rows in parts if rows]
+    for number, (columns, rows) in enumerate(shown):
+        if number:
+            out.line()
+        out.rows(columns, rows, titles=titles)
+    if not shown:
+        out.say("nothing differs (--all shows what is alike)")
+
+
+def compare_jobs(
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="Job id, or its beginning.")],
+    right: Annotated[str, typer.Argument(metavar="RIGHT", help="What it is compared with.")],
+    same: Annotated[bool, typer.Option("--all", help="Also figures that are alike.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Two runs side by side: settings that differ, losses, outputs, time, memory."""
+    out.choose(as_json=as_json)
+    found = Workbench().jobs.compare(left, right)
+    if out.format is not Format.TABLE:
+        out.json(dataclasses.asdict(found))
+        return
+    titles = {"left": found.left.id, "right": found.right.id}
+    figures = [
+        {
+            "figure": name,
+            "left": a,
+            "right": b,
+            "change": b - a if a is not None and b is not None else None,
+        }
+        for name, a, b in found.figures
+        if same or a != b
+    ]
+    artifacts = [
+        {"artifact": name, "left": (a or "")[:19], "right": (b or "")[:19]}
+        for name, a, b in found.artifacts
+        if same or a != b
+    ]
+    settings = [{"setting": key, "left": a, "right": b} for key, a, b in found.settings]
+    parts = (
+        (("setting", "left", "right"), settings),
+        (("figure", "left", "right", "change"), figures),
+        (("artifact", "left", "right"), artifacts),
+    )
     shown = [(columns, rows) for columns, rows in parts if rows]
     for number, (columns, rows) in enumerate(shown):
         if number:

@@ -13,10 +13,13 @@ from engine.api import Workbench
 from engine.errors import BadInput, Conflict
 from engine.types.jobs import ACTIVE_STATES, ENDED_STATES, EVENT_TYPES, JobState, JobView
 from modelops_tui.cli import follow as following
+from modelops_tui.cli.comparing import compare_jobs
 from modelops_tui.cli.output import Format, out
 from modelops_tui.cli.wording import duration, moment, number
 
 app = typer.Typer(help="Jobs: list, follow, cancel, pause, resume, retry.", no_args_is_help=True)
+
+app.command("compare")(compare_jobs)
 
 Job = Annotated[str, typer.Argument(help="Job id, its number, or the beginning of its id.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]

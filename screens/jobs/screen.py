@@ -25,6 +25,7 @@ from screens.widgets.pane_deck import Pane, PaneDeck
 from screens.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
+    from engine.types.compared import JobsCompared
     from screens.widgets.log_view import LogView
 
 _PANES: tuple[tuple[str, str, Callable[[details.JobDetail, int], list[Line]]], ...] = (
@@ -292,6 +293,23 @@ class JobsScreen(WorkScreen):
         if job is not None:
             folder = self.workbench.paths.run_dir(job.id)
             self.app.push_screen(TextDialog(f"Files of {job.id}", [[(str(folder), "bold")]]))
+
+    def action_compare_jobs(self) -> None:
+        """The two selected runs side by side; the upper one, which is newer, is the second."""
+        from screens.dialogs import TextDialog
+        from screens.jobs.comparing import comparison_lines
+
+        marked = [row.key for row in self.table.rows if row.key in self.table.marked]
+        if len(marked) != 2:
+            self.say("select two runs with space first")
+            return
+        newer, older = marked
+
+        def done(found: JobsCompared) -> None:
+            lines = partial(comparison_lines, found, ascii_only=self.work_app.ascii_only)
+            self.app.push_screen(TextDialog(f"{older} and {newer}", lines))
+
+        self.in_thread("compare", partial(self.workbench.jobs.compare, older, newer), done)
 
     def _chosen(self, states: frozenset[JobState], verb: str) -> list[JobView]:
         """The marked jobs, or the one under the cursor, of which the verb makes sense."""
