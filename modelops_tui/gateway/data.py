@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path as File
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
-from fastapi import APIRouter, Path, Query
-from pydantic import Field
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
-from engine.types.data import ColumnView, DataDiff, DatasetVersion, DatasetView, RowsPage, SqlResult
+from engine.types.data import (
+    ColumnView,
+    DataDiff,
+    DatasetVersion,
+    DatasetView,
+    RowsPage,
+    SqlResult,
+    VacuumReport,
+)
 from modelops_tui.gateway.place import WHOLE, Given, Limit, Offset, Place, Row, body, group, plain
 
 Dataset = Annotated[
@@ -56,6 +66,28 @@ class MergedRows(Given):
     message: Annotated[str, Field(max_length=1000)] = ""
 
 
+class Restored(Given):
+    """The version whose rows come back."""
+
+    model_config = body({"version": "v1"})
+    version: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]*$")]
+
+
+class Vacuuming(Given):
+    """What may go."""
+
+    model_config = body({"older_than_hours": 168, "apply": False})
+    older_than_hours: Annotated[int, Field(ge=0, le=1_000_000), WHOLE] = 168
+    apply: bool = False
+    """Without it nothing is deleted: the answer tells what would be."""
+
+
+class Signed(BaseModel):
+    """The artifact of a version."""
+
+    manifest: str
+
+
 class Sql(Given):
     """A query."""
 
@@ -80,9 +112,12 @@ def routes(place: Place) -> APIRouter:
         return data.show(name)
 
     @router.delete("/api/datasets/{name}", status_code=204, dependencies=admin)
-    def remove(name: Dataset) -> None:
-        """Delete a dataset that was never published, with all its versions."""
-        data.remove(name)
+    def remove(name: Dataset, force: bool = False) -> None:
+        """Delete a dataset with all its versions; one with signed versions needs `force`.
+
+        What was signed stays in the registry.
+        """
+        data.remove(name, force=force)
 
     @router.get("/api/datasets/{name}/versions", dependencies=read)
     def versions(name: Dataset) -> list[DatasetVersion]:
@@ -118,9 +153,17 @@ def routes(place: Place) -> APIRouter:
         return list(data.statistics(f"{name}@{version}"))
 
     @router.get("/api/datasets/{name}/diff", dependencies=read)
-    def diff(name: Dataset, old: Version, new: Version = "latest") -> DataDiff:
-        """What changed from one version to another."""
-        value: DataDiff = plain(data.diff(name, old, new))
+    def diff(
+        name: Dataset,
+        old: Version,
+        new: Version = "latest",
+        key: Annotated[list[Column] | None, Query(max_length=16)] = None,
+        limit: Limit = 5,
+        offset: Offset = 0,
+    ) -> DataDiff:
+        """What changed between versions; with `key`, rows are paired by these columns."""
+        found = data.diff(name, old, new, tuple(key or ()), limit=limit, offset=offset)
+        value: DataDiff = plain(found)
         return value
 
     @router.put("/api/datasets/{name}/tags/{tag}", status_code=204, dependencies=run)
@@ -133,6 +176,8 @@ def routes(place: Place) -> APIRouter:
         """Remove a tag."""
         data.untag(name, tag)
 
+    _versions(router, place)
+
     @router.post("/api/sql", dependencies=read)
     def sql(body: Sql) -> SqlResult:
         """One read-only query over datasets, jobs, steps, attempts, metrics and artifacts."""
@@ -142,12 +187,68 @@ def routes(place: Place) -> APIRouter:
     return router
 
 
+def _versions(router: APIRouter, place: Place) -> None:
+    data, gate = place.bench.data, place.gate
+    run, admin = [gate.needs("run")], [gate.needs("admin")]
+
+    @router.post("/api/datasets/{name}/restore", status_code=201, dependencies=run)
+    def restore(name: Dataset, body: Restored) -> DatasetVersion:
+        """Make a new, signed version with the rows of an older one."""
+        return data.restore(f"{name}@{body.version}")
+
+    @router.post("/api/datasets/{name}/sign", dependencies=run)
+    def sign(name: Dataset, version: Version = "latest") -> Signed:
+        """The signed artifact of a version, made where there was none."""
+        return Signed(manifest=data.publish(f"{name}@{version}"))
+
+    @router.post("/api/datasets/{name}/vacuum", dependencies=admin)
+    def vacuum(name: Dataset, body: Vacuuming) -> VacuumReport:
+        """Delete files only old versions need; tagged and signed versions keep theirs."""
+        return data.vacuum(name, body.older_than_hours, dry_run=not body.apply)
+
+    @router.get(
+        "/api/datasets/{name}/export",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/octet-stream": {}}, "description": "The rows."}},
+        dependencies=[gate.needs("read")],
+    )
+    def export(
+        name: Dataset,
+        version: Version = "latest",
+        format: Literal["jsonl", "csv", "parquet"] = "jsonl",  # noqa: A002  the query's own word
+    ) -> Response:
+        """A version as one file."""
+        with tempfile.TemporaryDirectory(dir=_scratch(place)) as folder:
+            written = File(folder) / f"{name}.{format}"
+            data.export(f"{name}@{version}", written)
+            # its name goes at once: a client that leaves, or a kill, leaves nothing behind
+            file = written.open("rb")
+        return StreamingResponse(
+            _pieces(file),
+            media_type="application/octet-stream",
+            headers={
+                "content-length": str(os.fstat(file.fileno()).st_size),
+                "content-disposition": f'attachment; filename="{written.name}"',
+            },
+        )
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(1 << 18):
+            yield piece
+
+
+def _scratch(place: Place) -> File:
+    scratch = place.bench.paths.ensure().cache
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
+
+
 @contextmanager
 def _file(place: Place, rows: list[dict[str, Any]]) -> Iterator[File]:
     """The rows as a file, as the importer reads them."""
-    scratch = place.bench.paths.ensure().cache
-    scratch.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=_scratch(place)) as folder:
         file = File(folder) / "rows.jsonl"
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")

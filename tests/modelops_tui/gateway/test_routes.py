@@ -126,6 +126,62 @@ def test_data(call: Call) -> None:
     call("POST", f"{path}/rows", {"rows": [{"": 1}]}, expect=422)
 
 
+def test_versions_of_a_dataset_from_end_to_end(gateway: Gateway, call: Call) -> None:
+    path = "/api/datasets/visits"
+    for rows in ([{"id": 1, "n": 1}, {"id": 2, "n": 2}], [{"id": 1, "n": 5}, {"id": 3, "n": 3}]):
+        call("POST", f"{path}/rows", {"rows": rows, "mode": "overwrite"}, expect=201)
+    found = call("GET", f"{path}/diff?old=v1&new=v2&key=id&limit=1")
+    assert (found["added"], found["removed"], found["changed"]) == (1, 1, 1)
+    assert found["changed_rows"] == [{"key": {"id": 1}, "changes": {"n": [1, 5]}}]
+    assert call("GET", f"{path}/diff?old=v1&key=id&limit=1&offset=1")["changed_rows"] == []
+    call("GET", f"{path}/diff?old=v1&key=none", expect=422)
+    back = call("POST", f"{path}/restore", {"version": "v1"}, expect=201)
+    assert (back["version"], back["operation"], back["rows"]) == (3, "restore", 2)
+    call("POST", f"{path}/restore", {"version": "v9"}, expect=404)
+    text = call("GET", f"{path}/export?version=v2")["text"]
+    assert [json.loads(line)["n"] for line in text.splitlines()] == [5, 3]
+    assert call("GET", f"{path}/export?format=csv")["text"].splitlines() == ["id,n", "1,1", "2,2"]
+    assert list(gateway.bench.paths.cache.glob("tmp*")) == []
+    signed = call("POST", f"{path}/sign?version=v1")["manifest"]
+    assert signed == call("GET", f"{path}/versions")[-1]["manifest"]
+    report = call("POST", f"{path}/vacuum", {"older_than_hours": 0})
+    assert (report["dry_run"], sorted(report["kept"])) == (True, ["1", "2", "3"])
+    # whatever comes in here is signed: without force nothing could ever be removed
+    call("DELETE", path, expect=403)
+    call("DELETE", f"{path}?force=true", expect=204)
+    call("GET", path, expect=404)
+
+
+def test_an_index_is_searched_narrowly_inspected_and_removed(
+    gateway: Gateway, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "birds.md").write_text(
+        "---\ntags: [bird]\ndate: 2026-01-05\n---\n# Penguins\n\nPenguins eat krill.\n"
+    )
+    (tmp_path / "cats.md").write_text("# Cats\n\nCats eat krill too, if they must.\n")
+    list(gateway.bench.rag.sync(str(tmp_path), "zoo"))
+    path = "/api/indexes/zoo"
+
+    def found(**narrowed: Any) -> list[str]:
+        body = {"query": "who eats krill", **narrowed}
+        return sorted(hit["path"] for hit in call("POST", f"{path}/search", body)["hits"])
+
+    assert found() == ["birds.md", "cats.md"]
+    assert found(tags=["bird"]) == found(path="bird*") == ["birds.md"]
+    assert found(since="2026-01-05", until="2026-01-05", mode="bm25") == ["birds.md"]
+    for wrong in ({"since": "yesterday"}, {"until": "20260105"}, {"mode": "magic"}):
+        call("POST", f"{path}/search", {"query": "krill", **wrong}, expect=422)
+    (chunk,) = call("POST", f"{path}/inspect", {"file": "cats.md"})["chunks"]
+    assert "krill" in chunk["words"]
+    assert call("POST", f"{path}/inspect", {})["chunks"] == 2
+    call("POST", f"{path}/inspect", {"file": "dogs.md"}, expect=404)
+    read, _ = gateway.tokens.add("reader", ["read"])
+    assert gateway.ask("DELETE", path, read)[0] == 403
+    call("DELETE", path, expect=204)
+    call("DELETE", path, expect=404)
+    gateway.bench.rag.close()
+
+
 def test_artifacts_stages_and_remotes(call: Call, tmp_path: Path) -> None:
     detail = call("GET", "/api/artifacts/support-bot")
     assert [file["path"] for file in detail["files"]] == ["report.json"]
