@@ -20,7 +20,7 @@ VLLM_METHODS = {"gptq", "awq", "compressed-tensors", "fp8"}
 
 def check(spec: ExportSpec, context: CheckContext) -> list[Problem]:
     """Every problem that can be seen without loading anything."""
-    problems = _folder(spec)
+    problems = [*_folder(spec), *_unused(spec)]
     problems += _data(spec, context)
     if context.is_reference(spec.model):
         return problems
@@ -29,6 +29,14 @@ def check(spec: ExportSpec, context: CheckContext) -> list[Problem]:
     except ModelOpsError as error:
         return [*problems, Problem(("model",), str(error), error.hint)]
     return problems + target_problems(spec, location)
+
+
+def _unused(spec: ExportSpec) -> list[Problem]:
+    default = ExportSpec.model_fields["level"].default
+    if spec.target not in ("hf", "vllm", "gguf-adapter") or spec.level == default:
+        return []
+    what = f"level has no effect with target {spec.target!r}: it is of GGUF files"
+    return [Problem(("level",), what, "a quantize step makes smaller weights", "warning")]
 
 
 def _folder(spec: ExportSpec) -> list[Problem]:

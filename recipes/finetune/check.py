@@ -16,6 +16,7 @@ from engine.recipe.check import CheckContext, Problem
 from recipes.finetune.schema import ADAPTER_METHODS, FinetuneData, FinetuneSpec
 from recipes.finetune.together import check_distributed
 from recipes.finetune.trainer_table import problem_with
+from recipes.finetune.unused import unused
 from recipes.finetune.weights import has_chat_template, linear_names
 
 #: Rows looked at: enough to see a wrong format, few enough for a check in a blink.
@@ -51,6 +52,7 @@ def check(spec: FinetuneSpec, context: CheckContext) -> list[Problem]:
             )
         )
     problems += check_distributed(spec)
+    problems += unused(spec)
     location = None
     if not context.is_reference(spec.base):
         try:

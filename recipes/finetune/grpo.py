@@ -47,8 +47,20 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     examples, held = split(list(examples_of(spec.data, source)), spec.data, spec.seed)
     if spec.data.eval is not None:
         held = list(examples_of(spec.data, resolve_data(spec.data.eval, ctx.paths)))
-    report = DataReport(source.name, format="prompt", max_length=max_length)
-    encoded = encode_all(examples, session.encoder, report, index=DuplicateIndex(), held_out=held)
+    report = DataReport(
+        source.name,
+        format="prompt",
+        max_length=max_length,
+        on_truncate="fail" if spec.data.on_truncate == "fail" else "drop",
+    )
+    encoded = encode_all(
+        examples,
+        session.encoder,
+        report,
+        index=DuplicateIndex(),
+        drop_duplicates=spec.data.duplicates == "drop",
+        held_out=held,
+    )
     kept = {row.number for row in encoded}
     examples = [example for example in examples if example.number in kept]
     if not examples:

@@ -71,12 +71,14 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
     train_pairs = features(session, examples, max_length, batch, f"train-{run_hash[:16]}")
     held_pairs = features(session, held, max_length, batch, f"held-{run_hash[:16]}")
     steps = total_steps(spec, len(examples), batch)
+    per_step = batch * spec.train.accumulate
     kinds = ["linear", "spiking"] if spec.preference.head == "both" else [spec.preference.head]
     if "linear" not in kinds:
         # a spiking head is always shown beside the linear baseline
         kinds.insert(0, "linear")
     trained = [
-        train_head(session, kind, train_pairs, held_pairs, batch, steps, run_hash) for kind in kinds
+        train_head(session, kind, train_pairs, held_pairs, per_step, steps, run_hash)
+        for kind in kinds
     ]
     return publish(session, trained, report.table(), sources)
 

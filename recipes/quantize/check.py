@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ from engine.errors import ModelOpsError
 from engine.models import ModelLocation, resolve_model
 from engine.recipe.check import CheckContext, Problem
 from recipes.gguf.families import family_of, read_config
-from recipes.quantize.schema import QuantizeSpec
+from recipes.quantize.schema import BACKENDS, Calibration, QuantizeSpec
 
 #: What vLLM loads (0.32): see the vLLM documentation of quantization.
 _VLLM = {"gptq", "awq", "w8a8", "fp8"}
 _LLAMA_CPP = {"gguf"}
+_GROUPED = {"gptq", "awq", "hqq"}
+_UNCALIBRATED = {"bnb-nf4", "bnb-int8", "hqq"}
 _OPTIONS = {"output_tensor_type", "token_embedding_type", "pure"}
 
 
 def check(spec: QuantizeSpec, context: CheckContext) -> list[Problem]:
     """Every problem that can be seen without loading anything."""
-    problems = [*_target(spec), *_options(spec)]
+    problems = [*_target(spec), *_options(spec), *_unused(spec)]
     problems += _data(spec, context)
     if context.is_reference(spec.model):
         return problems
@@ -111,6 +114,31 @@ def _options(spec: QuantizeSpec) -> list[Problem]:
         for name in spec.options
         if name not in _OPTIONS
     ]
+
+
+def _unused(spec: QuantizeSpec) -> Iterator[Problem]:
+    """Keys that are set and have no effect with this format (of plugins we don't know)."""
+    if spec.format not in BACKENDS:
+        return
+    if spec.format != "gguf" and spec.budget is not None:
+        yield Problem(
+            ("budget",),
+            f"budget can't be kept with format {spec.format!r}: it chooses among levels",
+            'set format = "gguf", or leave budget out and look at the size in the report',
+        )
+    names: list[str] = []
+    if spec.format != "gguf":
+        names += ["levels", "imatrix", "intermediate"]
+    if spec.format not in _GROUPED:
+        names += ["bits", "group_size"]
+    for name in names:
+        field = QuantizeSpec.model_fields[name]
+        if getattr(spec, name) != field.get_default(call_default_factory=True):
+            what = f"{name} has no effect with format {spec.format!r}"
+            yield Problem((name,), what, "", "warning")
+    if spec.format in _UNCALIBRATED and spec.calibration != Calibration():
+        what = f"format {spec.format!r} is not calibrated: [calibration] has no effect"
+        yield Problem(("calibration",), what, "", "warning")
 
 
 def _allowed() -> str:

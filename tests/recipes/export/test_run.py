@@ -157,13 +157,15 @@ def test_targets_are_checked_from_the_configuration(
     (folder / "model.safetensors").write_bytes(b"x")
     config = json.loads((tiny_model / "config.json").read_text())
 
-    def problems(target: str, **changes: Any) -> list[str]:
+    def problems(target: str, level: str = "Q8_0", **changes: Any) -> list[str]:
         (folder / "config.json").write_text(json.dumps({**config, **changes}))
-        spec = ExportSpec(model=str(folder), target=target, data=str(rows))  # type: ignore[arg-type]
+        spec = ExportSpec(model=str(folder), target=target, data=str(rows), level=level)
         context = CheckContext(StatePaths(tmp_path / "home"), tmp_path, "out")
         return [p.what for p in check(spec, context)]
 
     assert problems("vllm") == []
+    assert problems("gguf", "Q4_K_M") == []
+    assert "level has no effect" in problems("hf", "Q4_K_M")[0]
     assert problems("vllm", quantization_config={"quant_method": "awq"}) == []
     hqq = {"quantization_config": {"quant_method": "hqq"}}
     assert "vLLM does not load hqq" in problems("vllm", **hqq)[0]

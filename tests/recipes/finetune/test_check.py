@@ -18,6 +18,7 @@ from recipes.finetune import trainer_table
 from recipes.finetune.check import check
 from recipes.finetune.schema import FinetuneSpec
 from recipes.finetune.session import prepare_tokenizer
+from recipes.finetune.unused import unused
 from tests.support.tiny_model import build_tiny_model, tiny_tokenizer, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,6 +83,65 @@ def test_settings_that_contradict(sections: dict[str, Any], message: str) -> Non
 def test_a_good_step_has_no_problem(tmp_path: Path, tiny_model: Path, tiny_chat: Path) -> None:
     assert problems(tmp_path, tiny_model, tiny_chat, data={"eval": str(tiny_chat)}) == []
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "keys"),
+    [
+        (
+            "full",
+            {
+                "train": {"rank": 8, "alpha": 8, "dropout": 0.1, "targets": ["x"], "merge": True},
+                "preference": {"beta": 0.5, "head": "both", "generations": 8},
+            },
+            {
+                *("train.rank", "train.alpha", "train.dropout", "train.targets", "train.merge"),
+                *("preference.beta", "preference.head", "preference.generations"),
+            },
+        ),
+        ("lora", {"train": {"rank": 8, "merge": True}}, set()),
+        ("lora", {"preference": {"neurons": 8}}, {"preference.neurons"}),
+        ("dpo", {"data": {"on_truncate": "fail"}, "preference": {"beta": 0.5}}, set()),
+        (
+            "dpo",
+            {"data": {"on_truncate": "truncate", "loss_on": "last"}, "train": {"rank": 8}},
+            {"data.on_truncate", "data.loss_on"},
+        ),
+        ("pretrain", {"data": {"loss_on": "last"}}, {"data.loss_on"}),
+        (
+            "reward",
+            {
+                "train": {"schedule": "linear", "accumulate": 2, "checkpointing": True},
+                "preference": {"head": "spiking", "ticks": 8},
+                "trainer": {"adam_beta1": 0.5},
+            },
+            {"train.schedule", "train.checkpointing", "trainer"},
+        ),
+        ("reward", {"preference": {"ticks": 8}}, {"preference.ticks"}),
+        (
+            "grpo",
+            {"data": {"duplicates": "drop"}, "preference": {"reward": "house-style", "beta": 0.5}},
+            set(),
+        ),
+    ],
+)
+def test_keys_without_effect_are_told(
+    method: str, sections: dict[str, dict[str, Any]], keys: set[str]
+) -> None:
+    spec = FinetuneSpec.model_validate(
+        {
+            "base": "b",
+            "data": {"train": "x", **sections.get("data", {})},
+            "train": {"method": method, **sections.get("train", {})},
+            **{k: v for k, v in sections.items() if k in ("preference", "trainer")},
+        }
+    )
+    found = list(unused(spec))
+    assert {".".join(map(str, p.path)) for p in found} == keys
+    assert {p.severity for p in found} <= {"warning"}
+    assert all("no effect" in p.what for p in found)
+    again = FinetuneSpec.model_validate(spec.model_dump(mode="json"))
+    assert list(unused(again)) == found, "frozen defaults are not what somebody set"
 
 
 def test_missing_model_and_data_are_told_together(tmp_path: Path) -> None:

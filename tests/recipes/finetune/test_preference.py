@@ -129,6 +129,48 @@ def test_reward_heads_side_by_side_and_grpo_with_one(tmp_path: Path, tiny_model:
     assert "3 held-out rows repeat training rows" in note["text"]
 
 
+def test_a_reward_model_sees_every_pair_of_its_epochs(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipes.finetune import reward
+
+    seen: list[int] = []
+    real = reward.pairwise_loss
+
+    def counting(chosen: Any, rejected: Any) -> Any:
+        seen.append(len(chosen))
+        return real(chosen, rejected)
+
+    monkeypatch.setattr(reward, "pairwise_loss", counting)
+    rows = write_jsonl(tmp_path / "pairs.jsonl", pairs(20))
+    train = {"max_steps": None, "epochs": 2, "batch": 2, "accumulate": 4}
+    params = recipe(tiny_model, rows, "reward", train=train)
+    run_step(tmp_path / "home", "finetune", params)
+    # a fifth of the 20 pairs is held out; two epochs of the other 16, eight at a step
+    assert seen == [8, 8, 8, 8]
+
+
+def test_grpo_answers_a_repeated_prompt_once_where_asked(tmp_path: Path, tiny_model: Path) -> None:
+    same = [{"prompt": "May I?"}, {"prompt": "May I?"}, {"prompt": "May he?"}]
+    rows = write_jsonl(tmp_path / "p.jsonl", same)
+    params = recipe(
+        tiny_model,
+        rows,
+        "grpo",
+        data={"duplicates": "drop"},
+        train={"max_steps": None, "epochs": 2, "samples": 0},
+        preference={"reward": "house-style", "generations": 4, "answer_tokens": 4},
+    )
+    run_step(tmp_path / "home", "finetune", params)
+    totals = {e["total"] for e in events(tmp_path / "home", "metrics") if "reward" in e}
+    assert totals == {4}, "two epochs of two prompts"
+    long = [{"prompt": "May I? " * 400}, {"prompt": "May he?"}]
+    params["data"] = {"train": str(write_jsonl(tmp_path / "l.jsonl", long)), "max_length": 64}
+    params["data"]["on_truncate"] = "fail"
+    with pytest.raises(BadInput, match="longer than"):
+        run_step(tmp_path / "home2", "finetune", params)
+
+
 def test_grpo_keeps_no_best(tiny_model: Path) -> None:
     section = {"method": "grpo", "keep": "best"}
     params = {"base": str(tiny_model), "data": {"train": "a.jsonl", "eval": "b.jsonl"}}

@@ -121,6 +121,31 @@ def test_targets_and_groups_are_checked(
     assert found[path].advice
 
 
+def test_keys_without_effect_are_told(model: Path, tmp_path: Path) -> None:
+    def told(**values: Any) -> dict[str, str]:
+        found = [p for p in problems(model, tmp_path, **values) if "effect" in p.what]
+        return {str(p.path[0]): p.severity for p in found}
+
+    assert told(bits=8, group_size=32) == {"bits": "warning", "group_size": "warning"}
+    given = {"levels": ["Q2_K"], "imatrix": True, "intermediate": "F32", "bits": 4}
+    expected = dict.fromkeys(("levels", "imatrix", "intermediate"), "warning")
+    assert told(format="gptq", **given) == expected
+    calibrated = {"calibration": {"tokens": 256}}
+    assert told(format="bnb-nf4", bits=8, **calibrated) == {
+        "bits": "warning",
+        "calibration": "warning",
+    }
+    assert told(**calibrated) == told(format="w8a8", **calibrated) == {}
+
+
+def test_a_budget_that_can_not_be_kept_is_refused(model: Path, tmp_path: Path) -> None:
+    assert problems(model, tmp_path, budget="1 MB") == []
+    (found,) = problems(model, tmp_path, format="awq", budget="1 MB")
+    assert found.path == ("budget",)
+    assert found.severity == "error"
+    assert found.advice
+
+
 def test_the_architecture_is_checked_from_its_configuration(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(
