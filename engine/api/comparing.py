@@ -92,7 +92,7 @@ def _curves(jobs: Jobs, job_id: str, step: StepView, run: _Run) -> None:
             run.figures[f"{step.name}.last {key}"] = values[max(values)]
             run.figures[f"{step.name}.best {key}"] = min(values.values())
     if memory:
-        run.figures[f"{step.name}.peak memory, bytes"] = memory
+        run.figures[f"{step.name}.peak memory, GB"] = round(memory / 1e9, 3)
     if loss or held_out:
         run.loss, run.held_out = tuple(sorted(loss.items())), tuple(sorted(held_out.items()))
 

@@ -29,7 +29,7 @@ def submitted(bench: Workbench, folder: Path, lr: float, losses: list[float]) ->
     job = bench.jobs.submit(prepare(path, (), bench.paths)).id
     events = [
         {"type": "metrics", "step": "finetune", "done": step, "loss": loss, "t": 1.0, "attempt": 1,
-         "peak_memory_bytes": 1000 * step}
+         "peak_memory_bytes": step * 10**9}
         for step, loss in enumerate(losses, 1)
     ]  # fmt: skip
     # a resumed attempt says some of it again, and a killed one leaves half a line
@@ -51,7 +51,7 @@ def test_settings_losses_and_memory_stand_side_by_side(tmp_path: Path) -> None:
     figures = {name: (a, b) for name, a, b in found.figures}
     assert figures["finetune.last loss"] == (1.5, 1.0)
     assert figures["finetune.best loss"] == (1.5, 1.0)
-    assert figures["finetune.peak memory, bytes"] == (3000.0, 2000.0)
+    assert figures["finetune.peak memory, GB"] == (3.0, 2.0)
     assert found.loss == (((1, 3.0), (2, 2.5), (3, 1.5)), ((1, 3.0), (2, 1.0)))
     assert found.held_out == ((), ())
     assert compare(bench.jobs, first, first).settings == ()
