@@ -64,7 +64,7 @@ class Search(Narrowed):
     k: Annotated[int, Field(ge=1, le=200), WHOLE] = 5
 
 
-class Turn(Given):
+class Exchange(Given):
     """An earlier question and its answer."""
 
     question: Annotated[str, Field(max_length=10_000)]
@@ -82,7 +82,7 @@ class Question(Narrowed):
     """At most so many chunks compete for a place in the prompt; 0: the default."""
     budget: Annotated[int, Field(ge=64, le=1 << 20), WHOLE] = 800
     """Tokens of sources in the prompt."""
-    history: Annotated[list[Turn], Field(max_length=100, default_factory=list)]
+    history: Annotated[list[Exchange], Field(max_length=100, default_factory=list)]
     """The conversation so far, oldest first."""
     stream: bool = False
     """Server-sent events (`sources`, `token`, then `result`) instead of one document."""

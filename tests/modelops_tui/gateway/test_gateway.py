@@ -167,3 +167,15 @@ def test_every_subject_of_the_workbench_has_routes(gateway: Gateway) -> None:
         *("jobs", "recipes", "data", "registry", "remotes", "rag", "deployments", "system"),
         "openai",
     }
+
+
+def test_no_schema_hides_another_of_its_name(gateway: Gateway) -> None:
+    """FastAPI's models and the schemas of the OpenAI front stand in one list."""
+    from fastapi import FastAPI
+
+    from modelops_tui.gateway import openai
+    from modelops_tui.gateway.app import create_app
+
+    own = set(FastAPI.openapi(create_app(gateway.bench))["components"]["schemas"])
+    assert own
+    assert own & set(openai.schemas()) == set()
