@@ -357,6 +357,20 @@ class Artifacts(Keys, Remotes, Market):
 
         return import_tar(self.registry, source, name=name, fingerprint=root)
 
+    def import_from(
+        self, source: Path, *, name: str | None = None, root: str | None = None
+    ) -> ArtifactView:
+        """Take in an exported tar, an OCI image layout or a Hugging Face cache.
+
+        Layouts carry no trust root: what they hold is checked against their digests and signed by
+        this machine.
+        """
+        if not source.is_dir():
+            return self.import_tar(source, name=name, root=root)
+        from engine.registry.layouts import import_layout
+
+        return import_layout(self.registry, source, name=name)
+
     def verify_folder(self, folder: Path, signature: Path, public_key: Path) -> int:
         """Check a folder against anybody's ``model.sig``; returns how many files were right."""
         from engine.registry.modelsig import verify_folder

@@ -470,16 +470,16 @@ def export_command(
 
 @app.command("import")
 def import_command(
-    source: Annotated[Path, typer.Argument(help="An exported tar.", exists=True, dir_okay=False)],
+    source: Annotated[Path, typer.Argument(help="Our tar, an OCI or HF layout.", exists=True)],
     name: Annotated[str | None, typer.Option("--name", help="What to call it here.")] = None,
     root: Annotated[
         str | None, typer.Option("--root", help="The other registry's root fingerprint.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take in an exported tar, everything verified."""
+    """Take in an exported tar, an OCI layout or a Hugging Face cache, everything verified."""
     out.choose(as_json=as_json)
-    view = Workbench().artifacts.import_tar(source, name=name, root=root)
+    view = Workbench().artifacts.import_from(source, name=name, root=root)
     out.record({k: v for k, v in _row(view).items() if k not in ("id", "size_bytes", "state")})
 
 
