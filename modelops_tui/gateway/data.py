@@ -124,28 +124,7 @@ def routes(place: Place) -> APIRouter:
         """Its versions, newest first."""
         return list(data.versions(name))
 
-    @router.get("/api/datasets/{name}/rows", dependencies=read)
-    def rows(
-        name: Dataset, version: Version = "latest", offset: Offset = 0, limit: Limit = 50
-    ) -> RowsPage:
-        """A page of rows of a version (`latest`, `v3`, a tag, a date)."""
-        page = data.rows(f"{name}@{version}", min(offset, 1 << 40), limit)
-        value: RowsPage = plain(page)
-        return value
-
-    @router.post("/api/datasets/{name}/rows", status_code=201, dependencies=run)
-    def add_rows(name: Dataset, body: NewRows) -> DatasetVersion:
-        """Import rows as a new, signed version: after those there are, or in their stead."""
-        with _file(place, body.rows) as file:
-            return data.import_file(file, name, mode=body.mode, message=body.message)[0]
-
-    @router.patch("/api/datasets/{name}/rows", dependencies=run)
-    def merge_rows(name: Dataset, body: MergedRows) -> DatasetVersion:
-        """A new, signed version where rows with a known key are replaced and the others added."""
-        with _file(place, body.rows) as file:
-            return data.import_file(
-                file, name, mode="merge", key=tuple(body.key), message=body.message
-            )[0]
+    _rows(router, place)
 
     @router.get("/api/datasets/{name}/statistics", dependencies=read)
     def statistics(name: Dataset, version: Version = "latest") -> list[ColumnView]:
@@ -185,6 +164,34 @@ def routes(place: Place) -> APIRouter:
         return value
 
     return router
+
+
+def _rows(router: APIRouter, place: Place) -> None:
+    data, gate = place.bench.data, place.gate
+    read, run = [gate.needs("read")], [gate.needs("run")]
+
+    @router.get("/api/datasets/{name}/rows", dependencies=read)
+    def rows(
+        name: Dataset, version: Version = "latest", offset: Offset = 0, limit: Limit = 50
+    ) -> RowsPage:
+        """A page of rows of a version (`latest`, `v3`, a tag, a date)."""
+        page = data.rows(f"{name}@{version}", min(offset, 1 << 40), limit)
+        value: RowsPage = plain(page)
+        return value
+
+    @router.post("/api/datasets/{name}/rows", status_code=201, dependencies=run)
+    def add_rows(name: Dataset, body: NewRows) -> DatasetVersion:
+        """Import rows as a new, signed version: after those there are, or in their stead."""
+        with _file(place, body.rows) as file:
+            return data.import_file(file, name, mode=body.mode, message=body.message)[0]
+
+    @router.patch("/api/datasets/{name}/rows", dependencies=run)
+    def merge_rows(name: Dataset, body: MergedRows) -> DatasetVersion:
+        """A new, signed version where rows with a known key are replaced and the others added."""
+        with _file(place, body.rows) as file:
+            return data.import_file(
+                file, name, mode="merge", key=tuple(body.key), message=body.message
+            )[0]
 
 
 def _versions(router: APIRouter, place: Place) -> None:
