@@ -38,7 +38,10 @@ def diff(
     before, after = dataset.dataset(old).schema, dataset.dataset(new).schema
     shared = [n for n in after.names if n in before.names]
     if missing := [k for k in key if k not in shared]:
-        raise BadInput(f"no column {', '.join(missing)} in both versions")
+        raise BadInput(
+            f"no column {', '.join(missing)} in both versions",
+            hint=f"both have {', '.join(shared)}" if shared else "they share no column",
+        )
     connection = duckdb.connect()
     connection.execute("SET python_enable_replacements=false")
     connection.register("old", dataset.dataset(old))

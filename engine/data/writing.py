@@ -73,13 +73,18 @@ def _merge(table: DeltaTable, rows: Any, key: tuple[str, ...], commit: Any) -> N
     known = {f.name for f in table.schema().fields}
     missing += [k for k in key if k not in known and k not in missing]
     if missing:
-        raise BadInput(f"no column {', '.join(missing)} to merge by")
+        both = [n for n in rows.column_names if n in known]
+        raise BadInput(
+            f"no column {', '.join(missing)} to merge by",
+            hint=f"the rows and the dataset share {', '.join(both) or 'none'}",
+        )
     counts = rows.group_by(list(key)).aggregate([([], "count_all")])
     repeated = sum(1 for n in counts["count_all"].to_pylist() if n > 1)
     if repeated:
         raise BadInput(
             f"{repeated} keys stand more than once in the source",
             why="a merge would not know which row counts",
+            hint="name more columns (--key once for each), or drop the repeated rows",
         )
     on = " AND ".join(f"target.`{k}` = source.`{k}`" for k in key)
     merger = table.merge(

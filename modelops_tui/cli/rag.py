@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
-from engine.errors import BadInput, ModelOpsError
+from engine.errors import BadInput, ModelOpsError, NotFound
 from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Ask documents: index, search, ask, evaluate.", no_args_is_help=True)
@@ -25,6 +26,7 @@ Reranker = Annotated[
     Path | None, typer.Option("--reranker", help="Folder of a cross-encoder for the best hits.")
 ]
 Until = Annotated[str, typer.Option(help="Only documents of this day or earlier.")]
+Mode = Annotated[str, typer.Option(help="hybrid, bm25, dense or rrf.")]
 
 
 @app.command()
@@ -102,7 +104,9 @@ def _tags_by_glob(words: list[str] | None) -> dict[str, list[str]] | None:
 def _watch(events: Any) -> None:
     try:
         for event in events:
-            if event["type"] == "synced":
+            if event["type"] == "synced" and out.format is not Format.TABLE:
+                out.json_line(event["report"])
+            elif event["type"] == "synced":
                 report = event["report"]
                 counts = f"{report['documents']} documents, {report['chunks']} chunks"
                 when = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -136,9 +140,10 @@ def list_(as_json: Json = False) -> None:
     rows = []
     for view in Workbench().rag.list():
         when = datetime.fromtimestamp(view.updated).astimezone().isoformat(timespec="seconds")
-        rows.append({**dataclasses.asdict(view), "updated": when})
+        stale = (view.stale or None) if out.format is Format.TABLE else view.stale
+        rows.append({**dataclasses.asdict(view), "updated": when, "stale": stale})
     out.rows(
-        ("name", "documents", "chunks", "unreadable", "updated", "model", "folder"),
+        ("name", "documents", "chunks", "unreadable", "updated", "model", "folder", "stale"),
         rows,
         empty="no index yet: modelops-tui rag sync FOLDER (try: rag sync docs)",
     )
@@ -164,7 +169,7 @@ def search(
     tag: Tags = None,
     since: Since = "",
     until: Until = "",
-    mode: Annotated[str, typer.Option(help="hybrid, bm25, dense or rrf.")] = "hybrid",
+    mode: Mode = "hybrid",
     reranker: Reranker = None,
     as_json: Json = False,
 ) -> None:
@@ -185,6 +190,7 @@ def search(
         out.line("   " + " ".join(hit.text.split())[:300])
     for warning in found.warnings:
         out.say(f"warning: {warning}")
+    _tell_stale(index)
     if not found.hits:
         out.say("nothing found")
 
@@ -204,6 +210,7 @@ def ask(
     tag: Tags = None,
     since: Since = "",
     until: Until = "",
+    mode: Mode = "hybrid",
     reranker: Reranker = None,
     as_json: Json = False,
 ) -> None:
@@ -213,8 +220,9 @@ def ask(
     options = {
         "k": k, "budget": budget, "path": path, "tags": tag or [], "since": since, "until": until,
         "model": model, "conversation": "" if question else "shell",
-        "settings": _reranked(reranker),
+        "settings": {"mode": mode, **_reranked(reranker)},
     }  # fmt: skip
+    _tell_stale(index)
     if question:
         _ask_once(rag, index, question, options)
         return
@@ -225,6 +233,13 @@ def ask(
         except ModelOpsError as error:  # a deployment that ended, say: the talk goes on
             out.error(error)
     rag.close()
+
+
+def _tell_stale(index: str) -> None:
+    """Say it where the folder is no longer what was indexed; artifacts stay as they were made."""
+    with suppress(NotFound):
+        if stale := Workbench().rag.show(index).stale:
+            out.say(f"warning: {index}: {stale}\nhint: modelops-tui rag sync {index}")
 
 
 def _ask_once(rag: Any, index: str, question: str, options: dict[str, Any]) -> None:
@@ -280,6 +295,12 @@ def inspect(
     k: Annotated[int, typer.Option("-k", help="Passages the prompt may have.", min=1)] = 8,
     budget: Annotated[int, typer.Option(help="Tokens of sources.", min=64)] = 800,
     model: Annotated[str, typer.Option(help="Whose prompt: a deployment or a model.")] = "",
+    path: PathGlob = "",
+    tag: Tags = None,
+    since: Since = "",
+    until: Until = "",
+    mode: Mode = "hybrid",
+    reranker: Reranker = None,
     as_json: Json = False,
 ) -> None:
     """See the chunks, words, scores and the prompt; without options, the files and the table."""
@@ -287,7 +308,10 @@ def inspect(
     rag = Workbench().rag
     if not file and not query:
         rag.show(index)
-    found = rag.inspect(index, file=file, query=query, k=k, budget=budget, model=model)
+    found = rag.inspect(
+        index, file=file, query=query, k=k, budget=budget, model=model, path=path, tags=tag or [],
+        since=since, until=until, settings={"mode": mode, **_reranked(reranker)},
+    )  # fmt: skip
     if out.format is not Format.TABLE:
         out.json(found)
     elif file:

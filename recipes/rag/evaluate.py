@@ -21,6 +21,9 @@ from recipes.rag.retrieve import Retriever, Settings
 
 BOOTSTRAP = 2_000
 K_VALUES = (1, 5, 10, 20)
+_COLLECTION = (
+    "a collection is queries.jsonl and qrels.tsv (or qrels/test.tsv): docs/rag.md, Measure"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def read_queries(folder: Path) -> Queries:
     generated: set[str] = set()
     file = folder / "queries.jsonl"
     if not file.is_file():
-        raise NotFound(f"{folder} has no queries.jsonl")
+        raise NotFound(f"{folder} has no queries.jsonl", hint=_COLLECTION)
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -73,7 +76,11 @@ def read_queries(folder: Path) -> Queries:
                 if row.get("generated"):
                     generated.add(query)
             except (ValueError, KeyError, AttributeError) as error:
-                raise BadInput(f"queries.jsonl:{number} is not a query", why=str(error)) from error
+                raise BadInput(
+                    f"queries.jsonl:{number} is not a query",
+                    why=str(error),
+                    hint='a line is {"id": ..., "text": ...}',
+                ) from error
     return Queries(texts, _read_qrels(folder), frozenset(generated))
 
 
@@ -81,7 +88,7 @@ def _read_qrels(folder: Path) -> dict[str, dict[str, int]]:
     names = ("qrels.tsv", "qrels/test.tsv", "qrels/dev.tsv")
     file = next((folder / n for n in names if (folder / n).is_file()), None)
     if file is None:
-        raise NotFound(f"{folder} has no qrels.tsv")
+        raise NotFound(f"{folder} has no qrels.tsv", hint=_COLLECTION)
     found: dict[str, dict[str, int]] = {}
     with file.open(encoding="utf-8-sig", newline="") as lines:
         for number, row in enumerate(csv.reader(lines, delimiter="\t"), 1):
@@ -91,7 +98,11 @@ def _read_qrels(folder: Path) -> dict[str, dict[str, int]]:
                 # TREC files have a column of zeros in the middle
                 query, document, grade = row[0], row[-2], int(row[-1])
             except (IndexError, ValueError) as error:
-                raise BadInput(f"{file.name}:{number} is no judgement", why=str(error)) from error
+                raise BadInput(
+                    f"{file.name}:{number} is no judgement",
+                    why=str(error),
+                    hint="a line is query, document and grade, with tabs between",
+                ) from error
             found.setdefault(query, {})[document] = max(grade, 0)
     return found
 
@@ -155,7 +166,9 @@ def evaluate(
         raise BadInput("real and generated questions are not measured together")
     judged = queries.judged()
     if not judged:
-        raise BadInput("no query has a relevant document", why="the ids of qrels fit none")
+        raise BadInput(
+            "no query has a relevant document", why="the ids of qrels fit none", hint=_COLLECTION
+        )
     rows: list[dict[str, Any]] = []
     times = []
     for done, query in enumerate(judged, 1):

@@ -48,7 +48,10 @@ class Folder:
             NotFound: the folder does not exist.
         """
         if not self.root.is_dir():
-            raise NotFound(f"there is no folder {self.root}")
+            raise NotFound(
+                f"there is no folder {self.root}",
+                hint="an index is made of a folder, not of a file",
+            )
         self.trouble.clear()
         return sorted(self._walk(self.root, "", {self._identity(self.root)}), key=lambda e: e.path)
 

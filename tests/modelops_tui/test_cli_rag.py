@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.faults.harness import PATIENCE
+from tests.modelops_tui.front_door import FrontDoor
 
 
 @pytest.fixture
@@ -77,3 +81,87 @@ def test_an_index_is_removed(run, tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "indexes" / "notes").exists()
     assert (folder / "a.md").exists()
     assert "there is no index" in run("rag", "rm", "notes", status=3)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    (folder / "birds.md").write_text(
+        "---\ntags: [bird]\n---\n# Penguins\n\nPenguins eat krill and squid.\n"
+    )
+    (folder / "cats.md").write_text("# Cats\n\nCats eat krill if they must.\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_ask_and_inspect_take_the_same_filters(
+    run, zoo: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from recipes.gguf.convert import convert
+
+    model = tmp_path / "tiny.gguf"
+    convert(tiny_model, model)
+    run("rag", "sync", "zoo")
+    question = "what do penguins eat"
+    asked = ("--model", str(model), "--budget", "100", "--json")
+    narrow = ("--tag", "bird", "--mode", "bm25")
+    seen = json.loads(run("rag", "inspect", "zoo", "--query", question, *narrow, *asked))
+    assert {c["path"] for c in seen["candidates"]} == {"birds.md"}
+    assert seen["settings"]["mode"] == "bm25"
+    assert "krill" in seen["prompt"]
+    answer = json.loads(run("rag", "ask", "zoo", question, *narrow, *asked))
+    assert {source["path"] for source in answer["sources"]} == {"birds.md"}
+    assert answer["context_tokens"] <= answer["budget_tokens"] == 100
+    nothing = json.loads(run("rag", "ask", "zoo", "who won the chess olympiad", *asked))
+    assert not nothing["found"]
+    assert nothing["reason"]
+
+
+@pytest.mark.slow
+def test_a_collection_is_measured(run, tmp_path: Path) -> None:
+    root = tmp_path / "coll"
+    root.mkdir()
+    (root / "docs.jsonl").write_text(
+        '{"id": "d1", "title": "", "text": "Penguins eat krill."}\n'
+        '{"id": "d2", "title": "", "text": "Cats purr softly."}\n'
+    )
+    (root / "queries.jsonl").write_text('{"id": "q1", "text": "what do penguins eat"}\n')
+    (root / "qrels.tsv").write_text("query\tdocument\tgrade\nq1\td1\t1\n")
+    told = json.loads(
+        run("rag", "eval", "coll", "--config", "hybrid", "--config", "bm25", "--json")
+    )
+    assert [r["name"] for r in told["evaluations"]] == ["hybrid", "bm25"]
+    assert told["evaluations"][0]["metrics"]["ndcg@10"] == [1.0, 1.0, 1.0]
+    assert told["comparisons"][0]["equal"] == 1
+    shown = run("rag", "eval", "coll", "--per-query")
+    assert "ndcg@10" in shown
+    assert "what do penguins eat" in shown
+
+
+@pytest.mark.slow
+def test_watch_writes_a_json_line_a_sync_and_what_is_stale_is_told(
+    zoo: Path, tmp_path: Path
+) -> None:
+    door = FrontDoor(tmp_path)
+    watching = door.begin("rag", "sync", "zoo", "--watch", "--json")
+    try:
+        assert watching.stdout is not None
+        first = json.loads(watching.stdout.readline())
+        assert (first["documents"], first["added"]) == (2, 2)
+        (zoo / "owls.md").write_text("# Owls\n\nOwls hunt at night.\n")
+        # a sync that ran while the file was written may have taken it in already, or half of it
+        documents = 2
+        while documents < 3:
+            documents = json.loads(watching.stdout.readline())["documents"]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(PATIENCE) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
+    assert json.loads(door("rag", "list", "--json").stdout)[0]["documents"] == 3
+    (zoo / "cats.md").write_text("# Cats\n\nCats never eat krill, whatever one says.\n")
+    assert "1 changed" in door("rag", "list").stdout
+    found = door("rag", "search", "zoo", "krill", "--mode", "bm25")
+    assert "warning: zoo: files since the sync: 1 changed" in found.stderr
+    assert "hint: modelops-tui rag sync zoo" in found.stderr
