@@ -18,7 +18,7 @@ from screens.widgets.paged_table import Column, Row
 if TYPE_CHECKING:
     from engine.backends import BackendState
 
-_STOPPED = "What was downloaded is kept; i goes on."
+_STOPPED = "What was half made is removed; i begins again."
 _COLUMNS = (Column("backend", 16), Column("state", 14), Column("size", 9, right=True),
             Column("what it writes", 0))  # fmt: skip
 
@@ -118,7 +118,7 @@ class BackendActions(WorkScreen):
         self.app.push_screen(ConfirmDialog(question, told, "remove it", "keep it"), answered)
 
     def on_unmount(self) -> None:
-        """The screens close: nobody sees how far it is any more; it goes on where it was."""
+        """The screens close: nobody sees how far it is any more."""
         if self.backend_task is not None and not self.backend_task.over:
             self.backend_task.stop()
 

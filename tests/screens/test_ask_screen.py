@@ -187,7 +187,7 @@ async def test_indexes_are_made_synced_and_removed_here(tmp_path: Path) -> None:
             "a name for it",
         )
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ProgressDialog), "how far it is")
+        await until(pilot, lambda: screen.sync_task is not None, "it begins")
         await until(pilot, lambda: bool(screen.rows), "it is listed")
         await until(pilot, lambda: not isinstance(app.screen, ProgressDialog), "and left")
         assert any("1 added; 1 file could not be read" in told for told in heard)
