@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from modelops_tui.cli.output import out
+from modelops_tui.cli.output import Format, out
 
 app = typer.Typer(help="Plugins: list them, make a new one.", no_args_is_help=True)
 
@@ -49,10 +49,15 @@ def new(
             " or all (default: kind and metric).",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Make a package that works, with tests that pass as they are."""
     from modelops_tui.cli.plugin_template import DEFAULT, PARTS, write_template
 
+    out.choose(as_json=as_json)
     parts = list(PARTS) if "all" in (with_ or ()) else with_ or list(DEFAULT)
     made = write_template(name, folder or Path(name), parts)
+    if out.format is not Format.TABLE:
+        out.json({"folder": str(made), "parts": parts})
+        return
     out.say(f"made {made}\nhint: pip install -e {made}[test] && pytest {made}")

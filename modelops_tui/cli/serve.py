@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 from engine.api import Workbench
 from engine.errors import BadInput
 from engine.types.serving import DeploymentState, DeploymentView
-from modelops_tui.cli.output import out
+from modelops_tui.cli.output import Format, out
 from modelops_tui.cli.wording import size
 
 app = typer.Typer(
@@ -145,24 +147,45 @@ def restart(name: Name, wait: Wait = True, as_json: Json = False) -> None:
 def logs(
     name: Name,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines.")] = 50,
+    as_json: Json = False,
 ) -> None:
     """The end of what its servers wrote."""
+    out.choose(as_json=as_json)
     path = Workbench().serving.log_path(name)
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
-    for line in text[-lines:]:
+    last: deque[str] = deque(maxlen=lines)
+    with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        last.extend(line.rstrip("\n").replace("\0", "") for line in file)
+    if out.format is not Format.TABLE:
+        out.json({"name": name, "file": str(path), "lines": list(last)})
+        return
+    for line in last:
         out.line(line)
+    if not last:
+        out.say(f"nothing was written yet\nhint: modelops-tui serve status {name}")
 
 
 @app.command()
-def key(name: Name) -> None:
+def key(name: Name, as_json: Json = False) -> None:
     """Print its API key."""
-    out.line(Workbench().serving.key(name))
+    out.choose(as_json=as_json)
+    found = Workbench().serving.key(name)
+    if out.format is not Format.TABLE:
+        out.json({"name": name, "key": found or None})
+        return
+    out.line(found)
+    if not found:
+        out.say(f"{name} asks for no key")
 
 
 @app.command()
-def url(name: Name) -> None:
+def url(name: Name, as_json: Json = False) -> None:
     """Print the base URL of its OpenAI-compatible API."""
-    out.line(Workbench().serving.get(name).url)
+    out.choose(as_json=as_json)
+    found = Workbench().serving.get(name).url
+    if out.format is not Format.TABLE:
+        out.json({"name": name, "url": found})
+        return
+    out.line(found)
 
 
 @app.command()
@@ -249,9 +272,13 @@ def resume(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def remove(name: Name) -> None:
+def remove(name: Name, as_json: Json = False) -> None:
     """Forget a stopped deployment, with its key."""
+    out.choose(as_json=as_json)
     Workbench().serving.remove(name)
+    if out.format is not Format.TABLE:
+        out.json({"name": name, "removed": True})
+        return
     out.say(f"removed {name}")
 
 

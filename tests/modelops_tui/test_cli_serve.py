@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from modelops_tui import Workstation
 from recipes.gguf.convert import convert
 from tests.modelops_tui.front_door import FrontDoor
 from tests.recipes.serve.asking import servers
@@ -127,3 +128,28 @@ def test_a_deployment_from_start_to_remove(door: FrontDoor, gguf: str) -> None:
     record(door, "stop", "tiny")
     assert door("serve", "remove", "tiny").returncode == 0
     assert json.loads(door("serve", "list", "--json").stdout) == []
+
+
+def test_what_never_began_has_an_address_a_key_and_an_empty_log(
+    tmp_path: Path, gguf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELOPS_SPACE_FLOOR_MIB", "1")
+    door = FrontDoor(tmp_path)
+    with Workstation(tmp_path / "state") as station:
+        # no engine: it stays queued
+        station.serving.start(gguf, name="waiting", engine=False, memory="400 MiB", context=256)
+        key = station.serving.key("waiting")
+        logs = door("serve", "logs", "waiting")
+        assert (logs.returncode, logs.stdout) == (0, "")
+        assert "nothing was written yet" in logs.stderr
+        assert json.loads(door("serve", "logs", "waiting", "--json").stdout)["lines"] == []
+        station.serving.log_path("waiting").write_text("one\ntwo\0\nthree\n")
+        assert door("serve", "logs", "waiting", "-n", "2").stdout == "two\nthree\n"
+        told = json.loads(door("serve", "key", "waiting", "--json").stdout)
+        assert told == {"name": "waiting", "key": key}
+        url = json.loads(door("serve", "url", "waiting", "--json").stdout)["url"]
+        assert url == station.serving.get("waiting").url
+        station.serving.stop("waiting")
+    gone = json.loads(door("serve", "remove", "waiting", "--json").stdout)
+    assert gone == {"name": "waiting", "removed": True}
+    assert door("serve", "key", "waiting").returncode == 3

@@ -168,3 +168,15 @@ def test_names_are_checked(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"llama\.cpp"):
         extensions("serving backend").get("none")
     assert len({where.group for where in POINTS}) == len(POINTS)
+
+
+def test_the_command_names_what_it_made_and_what_is_wrong(tmp_path: Path) -> None:
+    new = ("-m", "modelops_tui", "plugin", "new")
+    place = str(tmp_path / "made")
+    done = run(tmp_path, *new, "my-words", "--folder", place, "--with", "metric", "--json")
+    assert json.loads(done.stdout) == {"folder": place, "parts": ["metric"]}
+    assert (tmp_path / "made" / "pyproject.toml").is_file()
+    again = run(tmp_path, *new, "my-words", "--folder", place)
+    assert (again.returncode, "choose another --folder" in again.stderr) == (4, True)
+    wrong = run(tmp_path, *new, "my-words", "--with", "nonsense")
+    assert (wrong.returncode, "parts: kind, metric" in wrong.stderr) == (2, True)
