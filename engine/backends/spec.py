@@ -157,6 +157,8 @@ def find(name: str) -> BackendSpec:
         raise NotFound(
             f"there is no backend {name!r}",
             why=f"backends: {', '.join(sorted(specs))}",
-            hint=f"did you mean {' or '.join(near)}?" if near else "",
+            hint=f"did you mean {' or '.join(near)}?"
+            if near
+            else "see: modelops-tui backends list",
         )
     return specs[name]

@@ -26,6 +26,8 @@ from engine.types.artifacts import KeyView
 if TYPE_CHECKING:
     from engine.registry.store import Store
 
+_FROM = "give what `keys show` prints as public on the other machine"
+
 
 def keys(store: Store) -> tuple[KeyView, ...]:
     """Every key of the trust root."""
@@ -131,9 +133,9 @@ def add_key(
     try:
         raw = base64.b64decode(public, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadInput("that is no public key", why=f"base64: {error}") from error
+        raise BadInput("that is no public key", f"base64: {error}", _FROM) from error
     if len(raw) != 32:
-        raise BadInput("that is no public key", why=f"it has {len(raw)} bytes, not 32")
+        raise BadInput("that is no public key", f"it has {len(raw)} bytes, not 32", _FROM)
     identity = key_id(raw)
     with store.locked():
         store.db()

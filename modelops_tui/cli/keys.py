@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from engine.api import Workbench
 from modelops_tui.cli.models import passphrase
 from modelops_tui.cli.output import Format, out
+
+
+def _tell(text: str, **facts: Any) -> None:
+    """One sentence, or the same facts as JSON."""
+    if out.format is Format.TABLE:
+        out.line(text)
+    else:
+        out.json(facts)
+
 
 app = typer.Typer(no_args_is_help=True, help="Signing keys and the trust root.")
 
@@ -47,14 +56,16 @@ def create_release(
         int | None, typer.Option("--new-passphrase-fd", help="The new key's passphrase.")
     ] = None,
     passphrase_fd: Fd = None,
+    as_json: Json = False,
 ) -> None:
     """Make a release key (for prod), encrypted with a passphrase."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     unlock = passphrase(passphrase_fd) if artifacts.root_is_locked() else None
     out.say("choose the passphrase of the new release key")
     words = passphrase(new_passphrase_fd, confirm=True) or ""
     view = artifacts.create_release_key(name, words, passphrase=unlock, key=key)
-    out.line(f"release key {name}: {view.fingerprint}")
+    _tell(f"release key {name}: {view.fingerprint}", name=name, fingerprint=view.fingerprint)
 
 
 @app.command()
@@ -81,8 +92,10 @@ def add(
     role: Annotated[str, typer.Option("--role", help="device or release.")] = "device",
     key: KeyName = None,
     passphrase_fd: Fd = None,
+    as_json: Json = False,
 ) -> None:
     """Let another machine's or person's key in."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     view = artifacts.add_key(
         public,
@@ -91,7 +104,8 @@ def add(
         passphrase=passphrase(passphrase_fd) if artifacts.root_is_locked() else None,
         key=key,
     )
-    out.line(f"{role} key {view.fingerprint} of {owner} is in the trust root")
+    text = f"{role} key {view.fingerprint} of {owner} is in the trust root"
+    _tell(text, fingerprint=view.fingerprint, role=role, owner=owner)
 
 
 def _role(text: str) -> Literal["device", "release"]:
@@ -101,7 +115,7 @@ def _role(text: str) -> Literal["device", "release"]:
         return "release"
     from engine.errors import BadInput
 
-    raise BadInput(f"{text!r} is no role", why="known: device, release")
+    raise BadInput(f"{text!r} is no role", hint="--role device, or --role release")
 
 
 @app.command()
@@ -117,12 +131,14 @@ def revoke(
     ] = False,
     key: KeyName = None,
     passphrase_fd: Fd = None,
+    as_json: Json = False,
 ) -> None:
     """Stop believing a key; by default what it signed until now stays believed."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     last_good: dict[str, int] | None = None
     if stolen_since:
-        last_good = {w: int(seq) for w, _, seq in (item.partition("=") for item in stolen_since)}
+        last_good = dict(map(_sequence, stolen_since))
     elif believe_nothing:
         last_good = {}
     kept = artifacts.revoke_key(
@@ -133,15 +149,29 @@ def revoke(
         key=key,
     )
     believed = ", ".join(f"{w} up to {seq}" for w, seq in kept.items()) or "nothing"
-    out.line(f"revoked; still believed: {believed}")
+    _tell(f"revoked; still believed: {believed}", key=which, believed=kept)
+
+
+def _sequence(text: str) -> tuple[str, int]:
+    writer, _, sequence = text.partition("=")
+    if writer and sequence.isdecimal():
+        return writer, int(sequence)
+    from engine.errors import BadInput
+
+    raise BadInput(
+        f"--last-good {text!r} is no writer and sequence number",
+        hint="WRITER=SEQ, as `audit log --json` names them: --last-good 0f3a=12",
+    )
 
 
 @app.command()
-def rotate(key: KeyName = None, passphrase_fd: Fd = None) -> None:
+def rotate(key: KeyName = None, passphrase_fd: Fd = None, as_json: Json = False) -> None:
     """Make a new device key here; what the old one signed stays believed."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     unlock = passphrase(passphrase_fd) if artifacts.root_is_locked() else None
-    out.line(artifacts.rotate_device_key(passphrase=unlock, key=key).fingerprint)
+    view = artifacts.rotate_device_key(passphrase=unlock, key=key)
+    _tell(view.fingerprint, fingerprint=view.fingerprint)
 
 
 @app.command()
@@ -152,8 +182,10 @@ def stage(
     before: Annotated[str | None, typer.Option("--before", help="Its place.")] = None,
     key: KeyName = None,
     passphrase_fd: Fd = None,
+    as_json: Json = False,
 ) -> None:
     """Add a stage, or change who may move it."""
+    out.choose(as_json=as_json)
     artifacts = Workbench().artifacts
     artifacts.set_stage(
         name,
@@ -163,8 +195,7 @@ def stage(
         passphrase=passphrase(passphrase_fd) if artifacts.root_is_locked() else None,
         key=key,
     )
-    if out.format is Format.TABLE:
-        out.say(f"{name}: {threshold} {role} key(s)")
+    _tell(f"{name}: {threshold} {role} key(s)", name=name, role=role, threshold=threshold)
 
 
 @app.command("export-public")

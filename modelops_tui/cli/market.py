@@ -46,9 +46,14 @@ def search(
 
 
 @app.command()
-def show(where: Where, ref: Ref) -> None:
+def show(where: Where, ref: Ref, as_json: Json = False) -> None:
     """The card of a shared adapter."""
-    out.line(Workbench().artifacts.market_card(where, ref))
+    out.choose(as_json=as_json)
+    card = Workbench().artifacts.market_card(where, ref)
+    if out.format is Format.TABLE:
+        out.line(card)
+    else:
+        out.json({"name": ref, "card": card})
 
 
 @app.command()
@@ -69,9 +74,15 @@ def pin(
     where: Where,
     fingerprint: Annotated[str, typer.Argument(help="As its owner tells you by another way.")],
     owner: Annotated[str, typer.Option("--as", help="Who it is, in your words.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Trust a publisher."""
-    out.line(f"pinned {Workbench().artifacts.market_pin(where, fingerprint, owner)}")
+    out.choose(as_json=as_json)
+    key = Workbench().artifacts.market_pin(where, fingerprint, owner)
+    if out.format is Format.TABLE:
+        out.line(f"pinned {key}")
+    else:
+        out.json({"pinned": key, "owner": owner})
 
 
 @app.command()
@@ -107,9 +118,13 @@ def install(
 
 
 @app.command()
-def verify(where: Where, ref: Ref) -> None:
+def verify(where: Where, ref: Ref, as_json: Json = False) -> None:
     """Read a shared adapter's files again; exit status 6 when one is not what was signed."""
+    out.choose(as_json=as_json)
     problems = Workbench().artifacts.market_verify(where, ref)
     if problems:
         raise IntegrityError(f"{ref} is not what was signed", why="; ".join(problems))
-    out.line(f"{ref}: every file is what its publisher signed")
+    if out.format is Format.TABLE:
+        out.line(f"{ref}: every file is what its publisher signed")
+    else:
+        out.json({"name": ref, "ok": True})

@@ -66,7 +66,8 @@ def explain(
     if what in kinds:
         keys = [k for k in bench.recipes.keys(what) if key in k.key]
         if not keys:
-            raise NotFound(f"kind {what} has no key like {key!r}")
+            every = f"all of them: modelops-tui recipe explain {what}"
+            raise NotFound(f"kind {what} has no key like {key!r}", hint=every)
         if out.format is not Format.TABLE:
             out.json([asdict(item) for item in keys])
             return

@@ -177,6 +177,8 @@ def test_market(shell: Shell, tmp_path: Path) -> None:
     shell("market", "publish", catalogue, "pirate", "--summary", "Talks like a pirate")
     assert "pirate" in shell("market", "search", catalogue, "talks")
     assert "is what its publisher signed" in shell("market", "verify", catalogue, "pirate")
+    assert json.loads(shell("market", "verify", catalogue, "pirate", "--json"))["ok"] is True
+    assert json.loads(shell("market", "show", catalogue, "pirate", "--json"))["name"] == "pirate"
     other = Shell(tmp_path / "other")
     other("market", "install", catalogue, "pirate", status=5)
     assert "is not pinned" in other.stderr
@@ -205,3 +207,31 @@ def test_markup_in_names_of_files_is_only_text(shell: Shell, tmp_path: Path) -> 
     shown = "".join(shell("models", "show", "odd").split())
     assert "[red]a[link=file:.]b.txt" in shown
     assert "<imgsrc=xonerror=alert(1)>.txt" in shown
+
+
+def test_keys_and_pins_as_json_and_slips_with_a_next_step(shell: Shell, tmp_path: Path) -> None:
+    assert shell("keys", "list") == ""
+    assert "makes this machine's" in shell.stderr
+    assert not shell.state.exists(), "looking makes nothing"
+    device = json.loads(shell("keys", "show", "--json"))
+    assert json.loads(shell("keys", "stage", "canary", "--before", "prod", "--json")) == {
+        "name": "canary",
+        "role": "device",
+        "threshold": 1,
+    }
+    other = Shell(tmp_path / "other")
+    public = json.loads(other("keys", "show", "--json"))["public"]
+    added = json.loads(shell("keys", "add", public, "--owner", "bob", "--json"))
+    assert (added["owner"], added["role"]) == ("bob", "device")
+    bob = added["fingerprint"].replace(" ", "")
+    for wrong in ("writer", "writer=", "=3", "writer=x"):
+        shell("keys", "revoke", bob, "--reason", "x", "--last-good", wrong, status=2)
+        assert "WRITER=SEQ" in shell.stderr
+    revoked = json.loads(shell("keys", "revoke", bob, "--reason", "lost", "--json"))
+    assert revoked == {"key": bob, "believed": {}}
+    turned = json.loads(shell("keys", "rotate", "--json"))
+    assert turned["fingerprint"] != device["fingerprint"]
+    shell("keys", "add", "zzz", "--owner", "bob", status=2)
+    assert "keys show" in shell.stderr
+    shell("keys", "add", public, "--owner", "bob", "--role", "king", status=2)
+    assert "--role release" in shell.stderr

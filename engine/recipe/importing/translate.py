@@ -83,7 +83,9 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BadInput(f"{path} is not valid YAML", why=" ".join(str(error).split())) from error
     if not isinstance(value, dict) or not value:
-        raise BadInput(f"{path} holds no keys", why=f"it is a {type(value).__name__}")
+        kind = "it is empty" if value in (None, {}) else f"it is a {type(value).__name__}"
+        hint = "name the configuration file of Axolotl, LLaMA-Factory, TRL, torchtune or Unsloth"
+        raise BadInput(f"{path} holds no keys", why=kind, hint=hint)
     return {str(key): item for key, item in value.items()}
 
 

@@ -407,8 +407,9 @@ def test_the_list_is_also_in_the_file(bench: Bench, text: str) -> None:
     ],
 )
 def test_files_that_are_none(bench: Bench, text: str, what: str) -> None:
-    with pytest.raises(BadInput, match=what):
+    with pytest.raises(BadInput, match=what) as caught:
         imported(bench, text)
+    assert "NoneType" not in caught.value.why
     with pytest.raises(NotFound):
         import_file(Path("nowhere.yaml"), bench.paths)
 
