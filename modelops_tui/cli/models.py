@@ -102,6 +102,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
             "scan": found.scan,
             "metrics": ", ".join(f"{k}={v:g}" for k, v in view.metrics.items()) or None,
             "model.sig": found.model_sig,
+            "sbom": found.sbom,
             "note": found.license_note or view.yank_reason or None,
         }
     )

@@ -79,6 +79,11 @@ def test_models(shell: Shell, model: Path, tmp_path: Path) -> None:
     added = json.loads(shell("models", "add", model, "--name", "bot", "--license", "mit", "--json"))
     assert added["version"] == "1"
     assert shell("models", "promote", "bot", "dev").strip() == "bot@1 is dev"
+    lines = [line.split(None, 1) for line in shell("models", "show", "bot").splitlines()]
+    kept = {line[0]: line[1] for line in lines if len(line) == 2}
+    bill = json.loads(Path(kept["sbom"].strip()).read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert Path(kept["model.sig"].strip()).exists()
     (listed,) = json.loads(shell("models", "list", "--json"))
     assert (listed["name"], listed["stages"], listed["license"]) == ("bot", "dev", "MIT")
     (row,) = csv.DictReader(io.StringIO(shell("models", "list", "--csv")))
