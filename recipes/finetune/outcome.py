@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from recipes.finetune.session import Session
 
 
+_PEAKED = {True: "", False: ", reached before training, which stayed below"}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A finished run. Losses in nats per token; memory in bytes."""
@@ -38,7 +41,9 @@ class Outcome:
     parameters: int
     peak_memory_bytes: int
     estimated_memory_bytes: int = 0
-    """What the fit estimate said before the run (0: none was made)."""
+    """What the fit estimate said of training (0: none was made)."""
+    peak_in_training: bool = True
+    """False where the peak was reached before: while a packaged base was unpacked."""
     report: DataReport | None = None
     sources: Sequence[DataLocation] = ()
     samples: Sequence[dict[str, str]] = ()
@@ -239,10 +244,10 @@ def result_table(session: Session, outcome: Outcome) -> dict[str, Any]:
         ["trained parameters", f"{outcome.trainable:,} of {outcome.parameters:,}"],
         ["tokens seen", f"{outcome.tokens_seen:,}"],
         ["tokens/s", round(outcome.tokens_per_s, 1)],
-        ["peak memory", f"{outcome.peak_memory_bytes / 2**20:,.0f} MiB"],
+        ["peak memory", _mib(outcome.peak_memory_bytes) + _PEAKED[outcome.peak_in_training]],
     ]
     if outcome.estimated_memory_bytes:
-        rows.append(["estimated memory", f"{outcome.estimated_memory_bytes / 2**20:,.0f} MiB"])
+        rows.append(["estimated memory", _mib(outcome.estimated_memory_bytes)])
     return {"title": "Fine-tuning", "columns": ["what", "value"], "rows": rows, "notes": []}
 
 
@@ -302,3 +307,7 @@ def _data_lines(outcome: Outcome) -> list[str]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:400]
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

@@ -112,6 +112,7 @@ def train(ctx: StepContext, spec: FinetuneSpec) -> StepResult:
             parameters=total,
             peak_memory_bytes=max(outcome.peak, peak_memory_bytes(ctx.device)),
             estimated_memory_bytes=estimated.memory_bytes,
+            peak_in_training=outcome.peak > 0,
             report=prepared.report,
             sources=prepared.sources,
             samples=outcome_samples(session),
