@@ -199,6 +199,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("sync-index", "u", "Bring the index up to date with its folder", "ask", label="sync"),
     Action("rebuild-index", "U", "Build the index anew beside the old one, then switch", "ask"),
     Action("new-index", "a", "Index another folder", "ask"),
+    Action("publish-index", "p", "Sign it as an artifact of the registry", "ask"),
     Action("remove-index", "d", "Remove the index", "ask"),
     Action("file-chunks", "o", "The chunks of a file, their offsets and words", "ask"),
     Action("measure-index", "M", "Measure retrieval on a folder of questions", "ask"),

@@ -192,6 +192,31 @@ class Data:
 
         return run_sql(query, self._paths, limit=limit)
 
+    def sql_into(self, query: str, name: str, *, append: bool = False) -> DatasetVersion:
+        """Keep what a query finds as a new, signed version of a dataset.
+
+        Args:
+            query: one read; all its rows are kept.
+            name: a new or an existing dataset; what the query reads stays as it is.
+            append: add the rows to those of the newest version.
+
+        Raises:
+            ModelOpsError: what a query or an import raises; nothing was changed.
+        """
+        from tempfile import TemporaryDirectory
+
+        from engine.data.sql import run_sql
+        from engine.data.versions import check_name
+
+        check_name(name)
+        self._paths.ensure().cache.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=self._paths.cache) as folder:
+            rows = Path(folder) / "query.parquet"
+            run_sql(query, self._paths, into=rows)
+            mode = "append" if append else "overwrite"
+            version, _ = self.import_file(rows, name, mode=mode, message=query)
+        return version
+
     def check(self, ref: str, **options: Any) -> Iterator[dict[str, Any]]:
         """The data report of the fine-tuning kind: its events, then ``{"result": report}``.
 

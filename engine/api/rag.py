@@ -153,6 +153,17 @@ class Rag:
         """
         return int(self._service.result("remove", index=name))
 
+    def publish(self, name: str) -> str:
+        """Sign what an index answers from, as an artifact of the same name; its manifest id.
+
+        Raises:
+            NotFound: none of that name.
+            Conflict: a sync of it runs.
+        """
+        view = self.show(name)
+        # of its current state, where that is signed already
+        return view.manifest or str(self._service.result("publish", index=name))
+
     def watch(self, folder: str, index: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Keep an index up to date until the iterator is closed: ``synced`` after each change.
 

@@ -12,6 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.data.plain import TIME_COLUMNS, plain
@@ -35,9 +36,17 @@ _PINNED = re.compile(r'"([a-z0-9][a-z0-9._-]*)@([^"]+)"')
 #: ``tickets@v3`` outside of quotes
 _UNQUOTED = re.compile(r'(?<!["\w])[a-z0-9][a-z0-9._-]*@[\w.:+-]+', re.IGNORECASE)
 _READS = {"SELECT", "EXPLAIN"}
+_BATCH_ROWS = 10_000
 
 
-def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = "1GB") -> SqlResult:
+def run_sql(
+    query: str,
+    paths: StatePaths,
+    *,
+    limit: int = 1_000,
+    memory: str = "1GB",
+    into: Path | None = None,
+) -> SqlResult:
     """Run one query.
 
     Args:
@@ -45,6 +54,7 @@ def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = 
         paths: the state directory.
         limit: at most this many rows are returned; ``truncated`` tells whether there were more.
         memory: DuckDB's memory limit; beyond it a query fails rather than swaps.
+        into: write every row to this Parquet file; none is returned then.
 
     Raises:
         BadInput: SQL that does not parse or bind, more than one statement, too much memory.
@@ -61,10 +71,17 @@ def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = 
             connection.register(name, table)
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
-        found = connection.execute(query)
-        rows = [tuple(map(plain, row)) for row in found.fetchmany(limit + 1)]
-        columns = _distinct([str(d[0]) for d in found.description or ()])
-        types = tuple(str(d[1]) for d in found.description or ())
+        if into is not None:
+            found = connection.sql(query)
+            rows, described = [], list(zip(found.columns, found.types, strict=True))
+        else:
+            found = connection.execute(query)
+            rows = [tuple(map(plain, row)) for row in found.fetchmany(limit + 1)]
+            described = [column[:2] for column in found.description or ()]
+        columns = _distinct([str(name) for name, _ in described])
+        types = tuple(str(kind) for _, kind in described)
+        if into is not None:
+            _write(found, columns, into)
     except duckdb.PermissionException as error:
         raise Refused(
             "the query reaches for files",
@@ -84,6 +101,19 @@ def run_sql(query: str, paths: StatePaths, *, limit: int = 1_000, memory: str = 
 
 
 _VERSION_HINT = 'a version is written in double quotes: select * from "tickets@v3"'
+
+
+def _write(found: Any, columns: tuple[str, ...], path: Path) -> None:
+    """The rows of a relation as Parquet, batch by batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    reader = found.to_arrow_reader(_BATCH_ROWS)
+    fields = zip(columns, reader.schema, strict=True)
+    schema = pa.schema([pa.field(name, field.type) for name, field in fields])
+    with pq.ParquetWriter(path, schema) as writer:
+        for batch in reader:
+            writer.write_batch(pa.record_batch(batch.columns, schema=schema))
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
@@ -116,7 +146,7 @@ def _only_a_read(connection: Any, query: str) -> None:
         raise Refused(
             f"{kind} is not a read",
             why="queries here only look",
-            hint="new versions are made by data import and data restore",
+            hint="new versions are made by data import, data restore and data sql --into NAME",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.api import Workbench
-from engine.errors import NotFound
+from engine.errors import BadInput, NotFound
 from modelops_tui.cli import kept
 from modelops_tui.cli.output import Format, out
 
@@ -219,11 +219,20 @@ def sign(ref: Ref, as_json: Json = False) -> None:
 def sql(
     query: Annotated[str, typer.Argument(help='For example: select count(*) from "tickets@v3"')],
     limit: Annotated[int, typer.Option(help="At most this many rows.", min=1)] = 1_000,
+    into: Annotated[
+        str, typer.Option("--into", help="Keep all its rows as a new version of this dataset.")
+    ] = "",
+    append: Annotated[bool, typer.Option("--append", help="With --into: add the rows.")] = False,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Query datasets, jobs, steps, attempts, metrics and artifacts (read-only, DuckDB)."""
+    """Query datasets, jobs, steps, attempts, metrics and artifacts (DuckDB; it only reads)."""
     out.choose(as_json=as_json, as_csv=as_csv)
+    if append and not into:
+        raise BadInput("--append needs --into NAME")
+    if into:
+        _made(Workbench().data.sql_into(query, into, append=append))
+        return
     found = Workbench().data.sql(query, limit)
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
     if out.format is Format.TABLE and rows:

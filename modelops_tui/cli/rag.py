@@ -149,6 +149,17 @@ def list_(as_json: Json = False) -> None:
     )
 
 
+@app.command()
+def publish(index: IndexName, as_json: Json = False) -> None:
+    """Sign an index as it answers now: promoted, pushed and verified like a model."""
+    out.choose(as_json=as_json)
+    manifest = Workbench().rag.publish(index)
+    if out.format is not Format.TABLE:
+        out.json({"index": index, "manifest": manifest})
+    else:
+        out.line(manifest)
+
+
 @app.command("rm")
 def remove(index: IndexName, as_json: Json = False) -> None:
     """Delete an index; signed artifacts of it stay in the registry."""

@@ -147,11 +147,19 @@ def restart(name: Name, wait: Wait = True, as_json: Json = False) -> None:
 def logs(
     name: Name,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """The end of what its servers wrote."""
     out.choose(as_json=as_json)
     path = Workbench().serving.log_path(name)
+    if follow:
+        if as_json:
+            raise BadInput("--follow has no end that JSON could have", hint="leave one of them out")
+        from modelops_tui.cli.jobs import log
+
+        log(Workbench().serving.get(name).job_id, keep=True, lines=lines)
+        return
     last: deque[str] = deque(maxlen=lines)
     with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
         last.extend(line.rstrip("\n").replace("\0", "") for line in file)

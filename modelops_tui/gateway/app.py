@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
@@ -24,6 +25,7 @@ from modelops_tui.gateway import (
 )
 from modelops_tui.gateway.access import Gate
 from modelops_tui.gateway.errors import handle_errors
+from modelops_tui.gateway.exposition import exposition
 from modelops_tui.gateway.limits import Limits
 from modelops_tui.gateway.place import REFUSALS, GatewaySettings, Place, openapi_of
 from modelops_tui.gateway.routing import Router
@@ -86,19 +88,10 @@ def _health(app: FastAPI, place: Place) -> None:
         dependencies=[place.gate.needs("read")],
     )
     async def metrics() -> str:
-        """Figures in Prometheus's text format."""
-        figures = place.router.figures
-        rows = [
-            ("requests_total", "counter", "Requests to models.", figures.requests),
-            ("failed_requests_total", "counter", "Of these, failed.", figures.failed),
-            ("tokens_total", "counter", "Tokens sent to clients.", figures.tokens),
-            ("active_requests", "gauge", "Requests being answered.", figures.active),
-        ]
-        lines = []
-        for name, kind, text, value in rows:
-            full = f"modelops_gateway_{name}"
-            lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}", f"{full} {value}"]
-        return "\n".join([*lines, ""])
+        """Figures of the gateway, the jobs, the deployments and the devices, for Prometheus."""
+        # jobs and devices are read from files
+        told: str = await run_in_threadpool(exposition, place.bench, place.router.figures)
+        return told
 
 
 __all__ = ["GatewaySettings", "create_app"]

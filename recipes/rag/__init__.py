@@ -17,6 +17,7 @@ KIND = Kind(
         "sync": "recipes.rag.actions:sync",
         "watch": "recipes.rag.actions:watch",
         "remove": "recipes.rag.actions:remove",
+        "publish": "recipes.rag.actions:publish",
         "search": "recipes.rag.actions:search",
         "ask": "recipes.rag.actions:ask",
         "inspect": "recipes.rag.actions:inspect",

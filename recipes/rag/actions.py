@@ -100,6 +100,18 @@ def remove(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     return named_index(str(params["index"]), paths).remove()
 
 
+def publish(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
+    """Sign what an index answers from. Params: index."""
+    from engine.registry import Registry
+    from recipes.rag.run import publish_index
+
+    del emit
+    index = named_index(str(params["index"]), paths)
+    if index.current is None:
+        raise NotFound(f"there is no index {index.name!r}", hint="modelops-tui rag list")
+    return publish_index(Registry.open(paths), index, name=index.name)
+
+
 def watch(params: dict[str, Any], emit: Emit, paths: StatePaths) -> Any:
     """Sync, then again at every change of the folder, until the caller closes the stream."""
     from recipes.rag.watch import Watcher

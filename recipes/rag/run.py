@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from engine.data import resolve_data
 from engine.worker.context import StepContext, StepResult
 from recipes.rag.pipeline import Job, sync_index
 from recipes.rag.schema import RagSpec
-from recipes.rag.store import named_index
+from recipes.rag.store import Index, named_index
 from recipes.rag.sync import SyncReport
+
+if TYPE_CHECKING:
+    from engine.registry import Registry
 
 #: rows of the table of unreadable files; the rest is in ``rag inspect``
 REPORT_ROWS = 200
@@ -105,22 +109,50 @@ def report_tables(report: SyncReport, name: str) -> list[dict[str, object]]:
 
 def _publish(ctx: StepContext, spec: RagSpec, report: SyncReport) -> str:
     ctx.phase("publishing")
-    index = named_index(spec.index, ctx.paths)
+    manifest = publish_index(
+        ctx.registry(),
+        named_index(spec.index, ctx.paths),
+        name=f"{ctx.job_name}.{ctx.step}",
+        run={"job": ctx.job_id, "step": ctx.step, "recipe_sha256": ctx.recipe_sha256},
+        key=f"{ctx.job_id}/{ctx.step}/index",
+    )
+    if manifest:
+        ctx.event("artifact", manifest=manifest, artifact_type="index", name=spec.index)
+    return manifest
+
+
+def publish_index(
+    registry: Registry,
+    index: Index,
+    *,
+    name: str,
+    run: dict[str, str] | None = None,
+    key: str | None = None,
+) -> str:
+    """Sign what an index answers from, as an artifact of the registry.
+
+    Returns:
+        Its manifest id; empty where nothing answers yet.
+
+    Raises:
+        Conflict: a sync of it runs.
+    """
     with index.writing():
         generation = index.current
         if generation is None:
             return ""
-        artifact = ctx.registry().publish(
-            name=f"{ctx.job_name}.{ctx.step}",
+        documents = int(index.pointer.get("documents", 0))
+        chunks = int(index.pointer.get("chunks", 0))
+        artifact = registry.publish(
+            name=name,
             artifact_type="index",
             files=generation.folder,
-            metrics={"documents": float(report.documents), "chunks": float(report.chunks)},
-            card=f"# Index {spec.index}\n\n{report.documents} documents, {report.chunks} chunks, "
+            metrics={"documents": float(documents), "chunks": float(chunks)},
+            card=f"# Index {index.name}\n\n{documents} documents, {chunks} chunks, "
             f"embedded by {generation.meta.fingerprint}.\n",
-            run={"job": ctx.job_id, "step": ctx.step, "recipe_sha256": ctx.recipe_sha256},
-            key=f"{ctx.job_id}/{ctx.step}/index",
+            run=run or {},
+            key=key,
         )
-        index.published(artifact.manifest)
-    ctx.event("artifact", manifest=artifact.manifest, artifact_type="index", name=spec.index)
-    manifest: str = artifact.manifest
+        manifest: str = artifact.manifest
+        index.published(manifest)
     return manifest

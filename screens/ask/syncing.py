@@ -44,6 +44,19 @@ class AskSync(DetailScreen):
             hint = "`docs` is the bundled documentation"
             self.ask_line("Folder of documents", hint, foldered, "docs")
 
+    def action_publish_index(self) -> None:
+        """Sign the chosen index as it answers now."""
+        if self.item is None:
+            self.say("there is no index to sign")
+            return
+        name = self.item.name
+
+        def done(manifest: str) -> None:
+            self.say(f"{name} is signed: {manifest[:19]}, 4 shows it")
+            self.action_reload()
+
+        self.in_thread("publish", partial(self.workbench.rag.publish, name), done)
+
     def action_remove_index(self) -> None:
         """Delete the chosen index, after it was asked."""
         item: IndexView | None = self.item

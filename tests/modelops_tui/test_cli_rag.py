@@ -165,3 +165,18 @@ def test_watch_writes_a_json_line_a_sync_and_what_is_stale_is_told(
     found = door("rag", "search", "zoo", "krill", "--mode", "bm25")
     assert "warning: zoo: files since the sync: 1 changed" in found.stderr
     assert "hint: modelops-tui rag sync zoo" in found.stderr
+
+
+def test_an_index_is_signed_and_answers_as_an_artifact(run, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Penguins\n\nPenguins eat krill and squid.\n")
+    run("rag", "sync", "notes")
+    signed = json.loads(run("rag", "publish", "notes", "--json"))
+    again = json.loads(run("rag", "publish", "notes", "--json"))
+    assert signed == again, "of the same state it is the same artifact"
+    assert json.loads(run("rag", "list", "--json"))[0]["manifest"] == signed["manifest"]
+    run("models", "verify", "notes")
+    found = json.loads(run("rag", "search", signed["manifest"], "krill", "--json"))
+    assert [hit["path"] for hit in found["hits"]] == ["a.md"]
+    assert "there is no index" in run("rag", "publish", "nope", status=3)

@@ -150,6 +150,9 @@ def test_what_never_began_has_an_address_a_key_and_an_empty_log(
         url = json.loads(door("serve", "url", "waiting", "--json").stdout)["url"]
         assert url == station.serving.get("waiting").url
         station.serving.stop("waiting")
+        # what has ended is told to its end and not waited for
+        assert door("serve", "logs", "waiting", "--follow", "-n", "2").stdout == "two\nthree\n"
+        assert "no end" in door("serve", "logs", "waiting", "--follow", "--json").stderr
     gone = json.loads(door("serve", "remove", "waiting", "--json").stdout)
     assert gone == {"name": "waiting", "removed": True}
     assert door("serve", "key", "waiting").returncode == 3

@@ -199,6 +199,11 @@ async def test_indexes_are_made_synced_and_removed_here(tmp_path: Path) -> None:
         await until(
             pilot, lambda: any("2 documents" in t and "2 added" in t for t in heard), "anew"
         )
+        await pilot.press("p")
+        await until(pilot, lambda: any("my-notes is signed" in told for told in heard), "signed")
+        assert [v.name for v in seed.workbench.artifacts.list(artifact_type="index")] == [
+            "my-notes"
+        ]
         await pilot.press("d")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "asked")
         assert "my-notes" in cast(ConfirmDialog, app.screen).question

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.api import Workbench
 from engine.data.sql import run_sql
 from engine.data.versions import import_rows
 from engine.errors import BadInput, Refused
@@ -132,3 +133,20 @@ def test_a_fresh_state_directory_answers(tmp_path: Path) -> None:
     assert run_sql("select count(*) from jobs", empty).rows == ((0,),)
     assert run_sql("select count(*) from metrics", empty).rows == ((0,),)
     assert run_sql("select count(*) from artifacts", empty).rows == ((0,),)
+
+
+def test_what_a_query_finds_is_kept_as_a_version(paths: StatePaths) -> None:
+    bench = Workbench(paths.root)
+    first = bench.data.sql_into("select id, id, label from tickets where id > 1", "late")
+    assert (first.rows, bool(first.manifest), first.message[:6]) == (2, True, "select")
+    page = bench.data.rows("late")
+    assert sorted(row["id_2"] for row in page.rows) == [2, 3]
+    more = bench.data.sql_into("select 9 as id, 9 as id_2, 'x' as label", "late", append=True)
+    assert (more.version, more.rows) == (first.version + 1, 3)
+    with pytest.raises(Refused, match="not a read"):
+        bench.data.sql_into("drop table tickets", "late")
+    with pytest.raises(BadInput, match="can't name a dataset"):
+        bench.data.sql_into("select 1", "../x")
+    assert bench.data.show("late").versions == 2
+    assert bench.data.show("tickets").versions == 2, "what is read stays as it is"
+    assert list(paths.cache.iterdir()) == [], "nothing is left on the way"

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from engine.errors import BadInput
+from modelops_tui.gateway.exposition import _labels
 from tests.support.gateway import Gateway
 
 
@@ -179,3 +180,28 @@ def test_no_schema_hides_another_of_its_name(gateway: Gateway) -> None:
     own = set(FastAPI.openapi(create_app(gateway.bench))["components"]["schemas"])
     assert own
     assert own & set(openai.schemas()) == set()
+
+
+def test_metrics_tell_of_jobs_deployments_and_devices(gateway: Gateway) -> None:
+    token, _ = gateway.tokens.add("watcher", ["read"])
+    before = sample(gateway, token, 'modelops_jobs{state="queued"}')
+    runner, _ = gateway.tokens.add("runner", ["run"])
+    recipe = 'kind = "rag"\nfolder = "docs"\nindex = "metrics"'
+    assert gateway.ask("POST", "/api/jobs", runner, {"recipe": recipe})[0] in (200, 201, 202)
+    assert sample(gateway, token, 'modelops_jobs{state="queued"}') == before + 1
+    assert sample(gateway, token, "modelops_engine_up") == 0
+    assert sample(gateway, token, "modelops_gateway_active_requests") == 0
+    text = gateway.ask("GET", "/metrics", token)[1]["text"]
+    assert 'modelops_device_memory_total_bytes{device="cpu"' in text
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+def sample(gateway: Gateway, token: str, name: str) -> float:
+    lines = gateway.ask("GET", "/metrics", token)[1]["text"].splitlines()
+    (found,) = [line for line in lines if line.startswith(f"{name} ")]
+    return float(found.rpartition(" ")[2])
+
+
+def test_labels_are_escaped_as_prometheus_asks() -> None:
+    assert _labels({"name": 'a"b\\c\nd'}) == '{name="a\\"b\\\\c\\nd"}'
