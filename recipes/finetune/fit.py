@@ -44,9 +44,10 @@ _OPTIMIZER_BYTES = {
 #: What lies free between kept tensors and can't be filled again: glibc's ``memalign`` never takes a
 #: hole of just the size it needs. In numbers of the intermediate width a token and layer; measured.
 _HOLES = {"fused": 1.8, "plain": 4.0, "qlora": 4.8, "checkpointing": 1.2}
-#: What the heap grows by while batches of other lengths come and go, in parts of what they keep,
-#: and the steps it takes to. Measured: the quickstart, 1,340 MiB at step 10 and 1,583 at step 100.
-_HEAP, _MANY_STEPS = 0.5, 16
+#: What oneDNN's two-byte products and the heap grow by while batches of other lengths come and go,
+#: in parts of what they keep, and the steps it takes to. Measured over 100 steps: 0.70 at batch 4,
+#: 0.49 at batch 8; with four-byte products nothing at batch 2 and 4.
+_HEAP, _MANY_STEPS = 0.55, 16
 #: bitsandbytes itself, and what quantizing the weights leaves behind on a CPU.
 _FOUR_BIT_RUNTIME = 140 << 20
 #: Bytes per token and vocabulary entry around a loss that is computed at once.
@@ -169,7 +170,8 @@ def parts(
         holes = tokens * shape.layers * _holes(spec, shape, width)
         # the optimizer's numbers are made after the first backward pass: they fill holes
         found["activations"] += max(int(holes) - found["optimizer"], 0)
-        if not spec.train.packing and (spec.train.max_steps or _MANY_STEPS) >= _MANY_STEPS:
+        many = (spec.train.max_steps or _MANY_STEPS) >= _MANY_STEPS
+        if bf16 and many and not spec.train.packing:
             found["heap"] = int(_HEAP * (found["activations"] + found["logits"]))
     if not adapters and bf16:
         # autocast keeps the cast copies of fp32 weights for the backward pass

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from engine.errors import DoesNotFit
+from engine.models import resolve_model
 from engine.paths import StatePaths
 from engine.types.system import EstimateContext
 from recipes.finetune.batch_size import halve_batch, sizes
@@ -162,7 +163,6 @@ MEASURED = [(True, 4, 104, 3, 1316), (False, 16, 104, 3, 3534), (True, 4, 115, N
 def test_the_estimate_is_near_the_measured_peak(
     tmp_path: Path, bf16: bool, batch: int, length: int, steps: int | None, peak: int
 ) -> None:
-    from engine.models import resolve_model
 
     base = "smollm2-135m-instruct"
     spec = FinetuneSpec.model_validate(
@@ -285,7 +285,6 @@ def test_the_inverse_agrees_with_the_estimate(tiny_model: Path, tmp_path: Path) 
     few, many = (solve(spec, paths, "cpu", available=n << 20) for n in (800, 4000))
     assert few[0] < many[0]
     length, batch = few
-    from engine.models import resolve_model
 
     shape = read_shape(resolve_model(str(tiny_model), paths))
     found = parts(spec, shape, batch=batch, length=length, device="cpu", bf16=True)
@@ -412,3 +411,15 @@ def test_the_estimate_of_the_packaged_model_holds(tmp_path: Path) -> None:
         # the formula was fitted to two threads (`benchmarks/estimates.py`: within 10 %); the one
         # of this step takes up to a fifth less, and varies by a tenth from run to run
         assert 0.95 < told / measured < 1.3, (told >> 20, measured >> 20)
+
+
+def test_only_long_bf16_runs_of_varied_rows_grow(tiny_model: Path, tmp_path: Path) -> None:
+    shape = read_shape(resolve_model(str(tiny_model), StatePaths(tmp_path)))
+
+    def heap(*, bf16: bool = True, **train: Any) -> int:
+        values = {"base": str(tiny_model), "data": {"train": "house/train"}, "train": train}
+        spec = FinetuneSpec.model_validate(values)
+        return parts(spec, shape, batch=4, length=64, device="cpu", bf16=bf16).get("heap", 0)
+
+    assert heap() == heap(max_steps=100) > 0
+    assert heap(max_steps=5) == heap(bf16=False) == heap(packing=True) == 0
